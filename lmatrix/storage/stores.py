@@ -1,0 +1,46 @@
+"""All stores, to be handed to those who use them.
+
+Owns: :class:`Stores`, made in the one place where the server is put together. Stores keep nothing in memory: one set
+serves any number of databases.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from lmatrix.storage.accounts import SqlAccountStore
+from lmatrix.storage.delivery import SqlDeliveryStore
+from lmatrix.storage.invites import SqlInviteStore
+from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
+from lmatrix.storage.room_log import SqlRoomStore
+from lmatrix.storage.server_keys import SqlServerKeyStore
+from lmatrix.storage.timeline import SqlTimelineStore
+from lmatrix.storage.transactions import SqlTransactionStore
+
+
+@attrs.frozen(slots=True)
+class Stores:
+    """One store for each family of tables."""
+
+    rooms: SqlRoomStore
+    pending_lpdus: SqlPendingLpduStore
+    invites: SqlInviteStore
+    transactions: SqlTransactionStore
+    server_keys: SqlServerKeyStore
+    delivery: SqlDeliveryStore
+    accounts: SqlAccountStore
+    timeline: SqlTimelineStore
+
+    @classmethod
+    def create(cls) -> Stores:
+        """All of them, with their default bounds."""
+        return cls(
+            rooms=SqlRoomStore(),
+            pending_lpdus=SqlPendingLpduStore(),
+            invites=SqlInviteStore(),
+            transactions=SqlTransactionStore(),
+            server_keys=SqlServerKeyStore(),
+            delivery=SqlDeliveryStore(),
+            accounts=SqlAccountStore(),
+            timeline=SqlTimelineStore(),
+        )
