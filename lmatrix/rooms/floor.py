@@ -1,0 +1,145 @@
+"""The rooms, put together.
+
+Owns: the order in which the parts of this floor are built and handed to one another. It takes what the floors above
+provide (stores, keyring, peers, delivery) and gives back what they call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.announcer import Announcer
+from lmatrix.rooms.checks import EventChecker
+from lmatrix.rooms.departing import Departer
+from lmatrix.rooms.handshakes import Handshakes
+from lmatrix.rooms.hub import Hub
+from lmatrix.rooms.identity import ServerIdentity
+from lmatrix.rooms.inbound import TransactionReceiver
+from lmatrix.rooms.interfaces import (
+    ClientTransactionStore,
+    Database,
+    Delivery,
+    EduReceiver,
+    InviteStore,
+    Keyring,
+    LocalAudience,
+    LocalDirectory,
+    Peers,
+    PendingLpduStore,
+    RoomStore,
+    TransactionStore,
+)
+from lmatrix.rooms.invitations import Invitations, InvitePolicy
+from lmatrix.rooms.inviting import Inviter
+from lmatrix.rooms.joining import Joiner
+from lmatrix.rooms.local_users import LocalUsers
+from lmatrix.rooms.outbox import Outbox
+from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.registry import Rooms
+from lmatrix.rooms.scrollback import Scrollback
+from lmatrix.rooms.timestamps import Timestamps
+from lmatrix.rooms.transactions import Transactions
+
+
+@attrs.frozen(slots=True)
+class RoomStores:
+    """The stores that the rooms use."""
+
+    rooms: RoomStore
+    pending_lpdus: PendingLpduStore
+    invites: InviteStore
+    transactions: TransactionStore
+    client_transactions: ClientTransactionStore
+    directory: LocalDirectory
+
+
+@attrs.frozen(slots=True)
+class RoomsFloor:
+    """What the floors above call.
+
+    Attributes:
+        rooms: the registry.
+        receiver: ``PUT /send``.
+        handshakes: ``make_*``, ``send_*``, ``invite``.
+        outbox: is told by the delivery what hubs answered.
+        local_users: what local users do.
+    """
+
+    rooms: Rooms
+    receiver: TransactionReceiver
+    handshakes: Handshakes
+    outbox: Outbox
+    local_users: LocalUsers
+
+    @classmethod
+    def build(
+        cls,
+        identity: ServerIdentity,
+        database: Database,
+        stores: RoomStores,
+        *,
+        keyring: Keyring,
+        peers: Peers,
+        delivery: Delivery,
+        audience: LocalAudience,
+        edus: EduReceiver,
+        may_overlap: Callable[[str], bool],
+        clock: IReactorTime,
+        rng: Random,
+        metrics: Metrics,
+        invite_policies: Sequence[InvitePolicy] = (),
+    ) -> RoomsFloor:
+        """Build the floor.
+
+        Args:
+            may_overlap: whether an origin may have several transactions in flight (a setting for each peer).
+            invite_policies: each may refuse an invite for a local user.
+        """
+        announcer = Announcer(delivery, audience, metrics)
+        rooms = Rooms(database, stores.rooms, identity.server_name, metrics, announcer.committed)
+        checker = EventChecker(keyring, clock, metrics)
+        outbox = Outbox(
+            database, stores.pending_lpdus, stores.client_transactions, delivery, clock, identity.server_name
+        )
+        hub = Hub(identity, checker, database, stores.rooms, metrics)
+        participant = Participant(checker, database, stores.rooms, peers, outbox, clock, metrics)
+        invitations = Invitations(
+            identity, checker, database, stores.invites, stores.directory, audience, invite_policies
+        )
+        inviter = Inviter(identity, checker, keyring, peers, invitations)
+        announcer.attach(inviter, outbox)
+        transactions = Transactions(database, stores.transactions, clock, may_overlap)
+        timestamps = Timestamps(clock)
+        local_users = LocalUsers(
+            identity,
+            rooms,
+            hub,
+            outbox,
+            inviter,
+            invitations,
+            Joiner(identity, rooms, checker, database, stores.rooms, peers, timestamps),
+            Departer(identity, peers, timestamps),
+            Scrollback(rooms, checker, database, stores.rooms, peers),
+            peers,
+            database,
+            stores.rooms,
+            stores.client_transactions,
+            audience,
+            timestamps,
+            clock,
+            rng,
+        )
+        return cls(
+            rooms=rooms,
+            receiver=TransactionReceiver(rooms, hub, participant, invitations, edus, transactions, metrics),
+            handshakes=Handshakes(
+                identity, rooms, hub, inviter, invitations, transactions, database, stores.rooms, clock
+            ),
+            outbox=outbox,
+            local_users=local_users,
+        )

@@ -1,0 +1,156 @@
+"""The hub's role: putting what comes in into the room's order.
+
+Owns: the way of an LPDU from its arrival to the answer. Signatures and hashes are checked, and duplicates looked up,
+before the room's sequencer is entered, for many LPDUs at once; inside it only the pure decisions of
+:mod:`lmatrix.rooms.sequencing` run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.logger import Logger
+
+from lmatrix.errors import EventDropped, EventRejected, LMatrixError
+from lmatrix.events.forms import Lpdu
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.checks import Checked, EventChecker
+from lmatrix.rooms.identity import ServerIdentity
+from lmatrix.rooms.interfaces import Database, RoomStore
+from lmatrix.rooms.registry import LoadedRoom
+from lmatrix.rooms.room import RoomDraft
+from lmatrix.rooms.sequencing import LocalEvent, Sequenced, take_local, take_lpdu
+
+
+@attrs.frozen(slots=True)
+class LpduAnswer:
+    """What the hub answers for one LPDU.
+
+    Attributes:
+        lpdu: as it was received; its event ID is what the sender knows it by.
+        outcome: the event made from it, or why there is none.
+    """
+
+    lpdu: Lpdu
+    outcome: Sequenced | LMatrixError
+
+
+class Hub:
+    """Takes events for the rooms whose hub this server is.
+
+    Args:
+        identity: who signs.
+        checker: verifies LPDUs before they queue.
+        database, store: for the look-up of duplicates.
+        metrics: ``events_refused``.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        identity: ServerIdentity,
+        checker: EventChecker,
+        database: Database,
+        store: RoomStore,
+        metrics: Metrics,
+    ) -> None:
+        self._identity = identity
+        self._checker = checker
+        self._database = database
+        self._store = store
+        self._metrics = metrics
+
+    async def take_lpdus(
+        self,
+        loaded: LoadedRoom,
+        lpdus: Sequence[Lpdu],
+        beside: Callable[[Any, list[LpduAnswer]], None] | None = None,
+    ) -> list[LpduAnswer]:
+        """Append LPDUs in the given order; each is accepted or refused for itself.
+
+        Args:
+            loaded: the room.
+            lpdus: well-formed LPDUs of that room, not yet verified.
+            beside: writes the answer in the same database transaction as the events.
+
+        Returns:
+            one answer for each LPDU, in order, once it is on disk.
+
+        Raises:
+            StorageFailed, Overloaded: none was taken; trying again later makes sense.
+        """
+        checked = await self._checker.check(lpdus)
+        known = await self._accepted_before(loaded, checked)
+
+        def decide(draft: RoomDraft) -> list[LpduAnswer]:
+            return [LpduAnswer(one.received, self._decide(draft, one, known)) for one in checked]
+
+        answers = await loaded.sequencer.submit(decide, events=len(lpdus), beside=beside)
+        for answer in answers:
+            self._report(loaded.room.room_id, answer)
+        return answers
+
+    async def take_local(
+        self,
+        loaded: LoadedRoom,
+        events: Sequence[LocalEvent],
+        beside: Callable[[Any, list[Sequenced]], None] | None = None,
+    ) -> list[Sequenced]:
+        """Append events of our own users, all of them or none.
+
+        Raises:
+            EventRejected, EventTooLarge, SchemaViolation, WrongServer: for the first that cannot be sent.
+            StorageFailed, Overloaded: none was taken.
+        """
+
+        def decide(draft: RoomDraft) -> list[Sequenced]:
+            return [take_local(draft, event, self._identity) for event in events]
+
+        return await loaded.sequencer.submit(decide, events=len(events), beside=beside)
+
+    def _decide(
+        self, draft: RoomDraft, one: Checked[Lpdu], known: Mapping[tuple[str, str], str]
+    ) -> Sequenced | LMatrixError:
+        if isinstance(one.event, EventDropped):
+            return one.event
+        before = known.get(_key(one.event))
+        if before is not None:
+            return Sequenced(before, None, None)
+        try:
+            return take_lpdu(draft, one.event, self._identity)
+        except LMatrixError as error:
+            return error
+
+    async def _accepted_before(
+        self, loaded: LoadedRoom, checked: Sequence[Checked[Lpdu]]
+    ) -> Mapping[tuple[str, str], str]:
+        keys = [_key(one.event) for one in checked if not isinstance(one.event, EventDropped)]
+        if not keys:
+            return {}
+        room_id = loaded.room.room_id
+        return await self._database.read(lambda tx: self._store.accepted_lpdus(tx, room_id, keys))
+
+    def _report(self, room_id: str, answer: LpduAnswer) -> None:
+        error = answer.outcome
+        if not isinstance(error, LMatrixError) or isinstance(error, EventDropped):
+            return  # accepted, or dropped and reported as such by the checker
+        outcome, reason = "failed", type(error).__name__
+        if isinstance(error, EventRejected):
+            outcome, reason = "rejected", error.rule
+        self._metrics.events_refused.labels(outcome=outcome, reason=reason).inc()
+        self.log.info(
+            "{room_id}: {outcome} {type} by {sender} ({rule}): {error}",
+            room_id=room_id,
+            outcome=outcome,
+            type=answer.lpdu.type,
+            sender=answer.lpdu.sender,
+            rule=reason,
+            error=error,
+        )
+
+
+def _key(lpdu: Lpdu) -> tuple[str, str]:
+    return lpdu.sender, lpdu.lpdu_hash or ""

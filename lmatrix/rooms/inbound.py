@@ -1,0 +1,236 @@
+"""What other servers send with ``PUT /send`` (I-D "Sending Events").
+
+Owns: a transaction as a whole — its bounds, its being carried out once, its answer — and the sorting of its events:
+which room, which role, LPDU or PDU. What a role does with its events is the role's. The rooms of a transaction do not
+wait for one another, and what is wrong with one event or room changes nothing for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from lmatrix.canonical_json import encode
+from lmatrix.errors import BadRequest, EventDropped, UnsupportedRoomVersion, WrongServer
+from lmatrix.events.forms import Lpdu, Pdu, is_lpdu, peek_room_id
+from lmatrix.events.hashing import event_id_of
+from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, RoomVersion, room_version
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.following import Fate, Followed
+from lmatrix.rooms.hub import Hub, LpduAnswer
+from lmatrix.rooms.interfaces import EduReceiver, JsonObject
+from lmatrix.rooms.invitations import Invitations
+from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.registry import LoadedRoom, Rooms
+from lmatrix.rooms.sequencing import Sequenced
+from lmatrix.rooms.transactions import Recorder, Transactions
+
+MAX_PDUS = 50
+MAX_EDUS = 100
+ACCEPTED = "org.lmatrix.accepted"
+"""Our addition to the answer: the LPDU's event ID → event ID of the PDU made from it."""
+
+
+@attrs.define(eq=False, slots=True)
+class _Answer:
+    failed: dict[str, str] = attrs.field(factory=dict)
+    accepted: dict[str, str] = attrs.field(factory=dict)
+
+    def canonical(self) -> bytes:
+        answer: JsonObject = {"failed_pdus": {event_id: {"error": why} for event_id, why in self.failed.items()}}
+        if self.accepted:
+            answer[ACCEPTED] = self.accepted
+        return encode(answer)
+
+
+@attrs.define(eq=False, slots=True)
+class _Group:
+    """The events of a transaction for one room."""
+
+    loaded: LoadedRoom
+    lpdus: list[Lpdu] = attrs.field(factory=list)
+    pdus: list[Pdu] = attrs.field(factory=list)
+
+
+class TransactionReceiver:
+    """Takes transactions from other servers.
+
+    Args:
+        rooms, hub, participant, invitations: where events go.
+        edus: where EDUs go.
+        transactions: carries each out once.
+        metrics: ``events_refused``.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        hub: Hub,
+        participant: Participant,
+        invitations: Invitations,
+        edus: EduReceiver,
+        transactions: Transactions,
+        metrics: Metrics,
+    ) -> None:
+        self._rooms = rooms
+        self._hub = hub
+        self._participant = participant
+        self._invitations = invitations
+        self._edus = edus
+        self._transactions = transactions
+        self._metrics = metrics
+
+    async def receive(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
+        """Carry out a transaction; the answer's canonical JSON, once everything accepted is on disk.
+
+        Args:
+            origin: the authenticated sender.
+            body: ``{"pdus": [...], "edus": [...]}``.
+
+        Raises:
+            BadRequest: too many PDUs or EDUs, or not lists of objects; nothing was looked at.
+            TransactionInFlight: the origin has another transaction in flight.
+            StorageFailed, Overloaded: trying the same again later makes sense; events accepted meanwhile are not
+                doubled.
+        """
+        pdus = _objects(body, "pdus", MAX_PDUS)
+        edus = _objects(body, "edus", MAX_EDUS)
+
+        async def work(recorder: Recorder) -> bytes:
+            return await self._carry_out(origin, pdus, edus, recorder)
+
+        return await self._transactions.once(origin, "send", transaction_id, body, work, exclusive=True)
+
+    async def _carry_out(
+        self, origin: str, pdus: Sequence[JsonObject], edus: Sequence[JsonObject], recorder: Recorder
+    ) -> bytes:
+        answer = _Answer()
+        groups: dict[str, _Group] = {}
+        for raw in pdus:
+            await self._sort(origin, raw, groups, answer)
+        # With one room the answer is written in the same commit as the events; with more it follows them.
+        record = recorder if len(groups) == 1 and len(edus) == 0 else None
+        results = await DeferredList(
+            [Deferred.fromCoroutine(self._take(group, answer, record)) for group in groups.values()],
+            consumeErrors=True,
+        )
+        for _, result in results:
+            if isinstance(result, Failure):
+                result.raiseException()
+        for edu in edus:
+            await self._edus.receive(origin, edu)
+        return answer.canonical()
+
+    async def _sort(self, origin: str, raw: JsonObject, groups: dict[str, _Group], answer: _Answer) -> None:
+        try:
+            room_id = peek_room_id(raw)
+        except EventDropped as error:
+            answer.failed[_best_effort_id(raw)] = str(error)
+            return
+        group = groups.get(room_id)
+        if group is None:
+            loaded = await self._load(origin, room_id)
+            if loaded is None:
+                if not await self._about_an_invite(origin, room_id, raw):
+                    answer.failed[_best_effort_id(raw)] = f"this server does not know the room {room_id}"
+                return
+            group = _Group(loaded)
+        room = group.loaded.room
+        try:
+            if is_lpdu(raw):
+                lpdu = Lpdu.parse(raw, room.version)
+                if room.is_hub:
+                    group.lpdus.append(lpdu)
+                elif lpdu.hub_server != room.hub_server:
+                    answer.failed[lpdu.event_id] = str(WrongServer(room_id, room.hub_server))
+                else:
+                    self._drop(origin, room_id, "an LPDU, but this server is not the hub")
+            elif room.is_hub or origin != room.hub_server:
+                self._drop(origin, room_id, "a PDU, but only from the room's hub are PDUs taken")
+            elif not room.is_participating and not await self._about_an_invite(origin, room_id, raw):
+                self._drop(origin, room_id, "a PDU of a room that this server has left")
+            else:
+                group.pdus.append(Pdu.parse(raw, room.version))
+        except EventDropped as error:
+            self._metrics.events_refused.labels(outcome="dropped", reason="schema").inc()
+            self.log.warn("{origin}: dropped a malformed event: {error}", origin=origin, error=error)
+            if room.is_hub:
+                answer.failed[_best_effort_id(raw, room.version)] = str(error)
+        if group.lpdus or group.pdus:
+            groups[room_id] = group
+
+    async def _load(self, origin: str, room_id: str) -> LoadedRoom | None:
+        await self._rooms.expected(room_id, origin)
+        try:
+            return await self._rooms.loaded(room_id)
+        except UnsupportedRoomVersion:
+            return None
+
+    async def _about_an_invite(self, origin: str, room_id: str, raw: JsonObject) -> bool:
+        if is_lpdu(raw):
+            return False
+        return await self._invitations.member_event_arrived(origin, room_id, raw)
+
+    async def _take(self, group: _Group, answer: _Answer, recorder: Recorder | None) -> None:
+        if group.lpdus:
+
+            def answered(tx: Any, answers: list[LpduAnswer]) -> None:
+                if recorder is not None:
+                    recorder.record(tx, _with_lpdus(answer, answers).canonical())
+
+            done = await self._hub.take_lpdus(group.loaded, group.lpdus, answered)
+            _with_lpdus(answer, done, into=answer)
+        if group.pdus:
+
+            def followed(tx: Any, fates: list[Followed]) -> None:
+                if recorder is not None:
+                    recorder.record(tx, _with_fates(answer, fates).canonical())
+
+            fates = await self._participant.take_pdus(group.loaded, group.pdus, followed)
+            _with_fates(answer, fates, into=answer)
+
+    def _drop(self, origin: str, room_id: str, why: str) -> None:
+        self._metrics.events_refused.labels(outcome="dropped", reason="role").inc()
+        self.log.info("{room_id}: dropped from {origin}: {why}", room_id=room_id, origin=origin, why=why)
+
+
+def _with_lpdus(answer: _Answer, answers: Sequence[LpduAnswer], into: _Answer | None = None) -> _Answer:
+    result = into or _Answer(dict(answer.failed), dict(answer.accepted))
+    for one in answers:
+        if isinstance(one.outcome, Sequenced):
+            result.accepted[one.lpdu.event_id] = one.outcome.event_id
+        else:
+            result.failed[one.lpdu.event_id] = str(one.outcome)
+    return result
+
+
+def _with_fates(answer: _Answer, fates: Sequence[Followed], into: _Answer | None = None) -> _Answer:
+    result = into or _Answer(dict(answer.failed), dict(answer.accepted))
+    for one in fates:
+        if one.fate not in (Fate.APPENDED, Fate.HELD):
+            result.failed[one.pdu.event_id] = one.reason
+    return result
+
+
+def _objects(body: Mapping[str, Any], key: str, limit: int) -> list[JsonObject]:
+    value = body.get(key, [] if key == "edus" else None)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadRequest(f"{key} must be a list of objects")
+    if len(value) > limit:
+        raise BadRequest(f"{key} has {len(value)} entries; {limit} are allowed")
+    return value
+
+
+def _best_effort_id(raw: JsonObject, version: RoomVersion | None = None) -> str:
+    """An event ID for an event that does not parse, so that its sender can tell which one failed."""
+    if not isinstance(raw.get("type"), str) or not isinstance(raw.get("content"), dict):
+        return "$unknown"
+    version = version or room_version(DEFAULT_ROOM_VERSION)
+    return event_id_of({key: raw[key] for key in raw if key not in ("event_id", "age_ts")}, version.redaction)

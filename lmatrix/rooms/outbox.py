@@ -1,0 +1,213 @@
+"""The LPDUs of our own users, from signing until the hub has answered.
+
+Owns: the durable list of pending LPDUs, and who waits for which. An LPDU is on disk before it is sent; it leaves the
+list when the hub refused it, when the hub named the event that it became, or when that event arrives, whichever comes
+first. The echo may overtake the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from lmatrix.errors import SendFailed
+from lmatrix.events.forms import Lpdu, Pdu
+from lmatrix.rooms.interfaces import (
+    ClientTransactionStore,
+    Database,
+    Delivery,
+    PendingLpdu,
+    PendingLpduStore,
+)
+from lmatrix.rooms.room import RoomDraft
+
+PATIENCE_SECONDS = 30.0
+"""How long a local user's request waits for the hub; the LPDU stays pending beyond it."""
+
+
+class Outbox:
+    """Sends LPDUs to hubs, and tells what became of them.
+
+    Args:
+        database, store, client_transactions: where pending LPDUs and what became of clients' transactions are kept.
+        delivery: carries them to the hub.
+        clock: for patience.
+        server_name: this server's name.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        database: Database,
+        store: PendingLpduStore,
+        client_transactions: ClientTransactionStore,
+        delivery: Delivery,
+        clock: IReactorTime,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._client_transactions = client_transactions
+        self._delivery = delivery
+        self._clock = clock
+        self._server_name = server_name
+        self._expected: dict[str, _Expected] = {}
+        self._ids: dict[tuple[str, str, str], str] = {}
+
+    async def send(self, lpdu: Lpdu, hub_server: str, client_transaction: tuple[str, str, str] | None) -> str:
+        """Send an LPDU and wait for what becomes of it.
+
+        Args:
+            lpdu: signed for ``hub_server``.
+            client_transaction: ``(user_id, device_id, txn_id)`` that it came from.
+
+        Returns:
+            the event ID of the event that the hub made from it.
+
+        Raises:
+            SendFailed: the hub refused it, or has not answered yet (then it is still pending, and will be sent).
+            StorageFailed: it could not be stored, and is not pending.
+        """
+        now_ms = int(self._clock.seconds() * 1000)
+
+        def work(tx: Any) -> None:
+            self._store.add(tx, lpdu, hub_server)
+            if client_transaction is not None:
+                user_id, device_id, txn_id = client_transaction
+                self._client_transactions.put_client_transaction(
+                    tx, user_id, device_id, txn_id, lpdu.room_id, lpdu.event_id, now_ms
+                )
+
+        answer = self.expect(lpdu.event_id, (lpdu.room_id, lpdu.sender, lpdu.lpdu_hash or ""), hub_server)
+        try:
+            await self._database.write(work)
+        except BaseException as error:
+            self._resolve(lpdu.event_id, error)
+            answer.addErrback(lambda _: None)  # the caller gets the storage's error instead
+            raise
+        self._delivery.lpdus_pending(hub_server)
+        return await answer
+
+    def expect(self, lpdu_event_id: str, key: tuple[str, str, str], hub_server: str) -> Deferred[str]:
+        """Wait for an LPDU that is pending already.
+
+        Args:
+            key: its room ID, sender and LPDU hash.
+        """
+        waiter: Deferred[str] = Deferred()
+        self._expected.setdefault(lpdu_event_id, _Expected(key, [])).waiters.append(waiter)
+        self._ids[key] = lpdu_event_id
+
+        def impatient() -> None:
+            expected = self._expected.get(lpdu_event_id)
+            if expected is not None and waiter in expected.waiters:
+                expected.waiters.remove(waiter)
+                if not expected.waiters:
+                    self._forget(lpdu_event_id)
+                waiter.errback(
+                    SendFailed(
+                        f"the room's hub {hub_server} has not answered yet; it will be sent later", refused=False
+                    )
+                )
+
+        timer: IDelayedCall = self._clock.callLater(PATIENCE_SECONDS, impatient)
+
+        def done(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        return waiter.addBoth(done)
+
+    async def outcome_of(self, reference: str) -> str:
+        """The event ID that a client transaction's reference stands for; waits while it is a pending LPDU.
+
+        Raises:
+            SendFailed: as :meth:`send`.
+        """
+        pending = await self._database.read(lambda tx: self._store.get(tx, reference))
+        if pending is None:
+            return reference
+        return await self.expect(reference, (pending.room_id, pending.sender, pending.lpdu_hash), pending.hub_server)
+
+    async def hub_answered(
+        self,
+        hub_server: str,
+        lpdus: Sequence[PendingLpdu],
+        failed: Mapping[str, str],
+        accepted: Mapping[str, str],
+    ) -> None:
+        """What a hub answered for a transaction of LPDUs (called by the delivery).
+
+        Raises:
+            StorageFailed: the outcome could not be stored; the LPDUs are still pending.
+        """
+        ids = [lpdu.lpdu_event_id for lpdu in lpdus]
+        refused = {lpdu_id: failed[lpdu_id] for lpdu_id in ids if lpdu_id in failed}
+        taken = {lpdu_id: accepted[lpdu_id] for lpdu_id in ids if lpdu_id in accepted and lpdu_id not in refused}
+        if not refused and not taken:
+            return
+
+        def work(tx: Any) -> None:
+            self._store.settle(tx, [*refused, *taken])
+            for lpdu_id in refused:
+                self._client_transactions.resolve_client_transaction(tx, lpdu_id, None)
+            for lpdu_id, event_id in taken.items():
+                self._client_transactions.resolve_client_transaction(tx, lpdu_id, event_id)
+
+        await self._database.write(work)
+        for lpdu_id, reason in refused.items():
+            self.log.info("{hub} refused {lpdu_id}: {reason}", hub=hub_server, lpdu_id=lpdu_id, reason=reason)
+            self._resolve(lpdu_id, SendFailed(reason, refused=True))
+        for lpdu_id, event_id in taken.items():
+            self._resolve(lpdu_id, event_id)
+
+    def settle_echoes(self, tx: Any, pdus: Iterable[Pdu]) -> None:
+        """In the database transaction that appends them: those of our own LPDUs that these events came from are
+        settled.
+        """
+        for pdu in pdus:
+            if pdu.lpdu_hash is None or pdu.sender_server != self._server_name:
+                continue
+            pending = self._store.by_hash(tx, pdu.room_id, pdu.sender, pdu.lpdu_hash)
+            if pending is not None:
+                self._store.settle(tx, [pending.lpdu_event_id])
+                self._client_transactions.resolve_client_transaction(tx, pending.lpdu_event_id, pdu.event_id)
+
+    def echoed(self, draft: RoomDraft) -> None:
+        """After the commit of those events: whoever waits for one hears of it."""
+        for appended in draft.events:
+            pdu = appended.pdu
+            if pdu.lpdu_hash is None or pdu.sender_server != self._server_name:
+                continue
+            lpdu_id = self._ids.get((pdu.room_id, pdu.sender, pdu.lpdu_hash))
+            if lpdu_id is not None:
+                self._resolve(lpdu_id, pdu.event_id)
+
+    def _resolve(self, lpdu_event_id: str, outcome: str | BaseException) -> None:
+        for waiter in self._forget(lpdu_event_id):
+            if isinstance(outcome, str):
+                waiter.callback(outcome)
+            else:
+                waiter.errback(outcome)
+
+    def _forget(self, lpdu_event_id: str) -> list[Deferred[str]]:
+        expected = self._expected.pop(lpdu_event_id, None)
+        if expected is None:
+            return []
+        self._ids.pop(expected.key, None)
+        return expected.waiters
+
+
+@attrs.frozen(slots=True, eq=False)
+class _Expected:
+    """Those who wait for an LPDU, and its room ID, sender and LPDU hash."""
+
+    key: tuple[str, str, str]
+    waiters: list[Deferred[str]]

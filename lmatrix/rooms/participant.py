@@ -1,0 +1,193 @@
+"""The participant's role: following the hub's order, and checking it.
+
+Owns: the way of PDUs from their arrival to the log, the filling of gaps from the hub, and the evidence that is kept
+when the hub does what it must not. The hub's answer to a transaction waits until its events are on disk here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from lmatrix.canonical_json import encode
+from lmatrix.errors import EventDropped, PeerError
+from lmatrix.events.forms import Pdu
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.checks import EventChecker
+from lmatrix.rooms.following import Fate, Followed, follow, in_chain_order
+from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore
+from lmatrix.rooms.outbox import Outbox
+from lmatrix.rooms.registry import LoadedRoom
+from lmatrix.rooms.room import RoomDraft
+
+BACKFILL_PAGE = 100
+MAX_MISSING = 10_000
+"""Events that one gap may lack: they are held in memory until the gap is closed."""
+
+
+class Participant:
+    """Takes PDUs for rooms whose hub is another server.
+
+    Args:
+        checker: verifies PDUs.
+        database, store: the log.
+        peers: to fetch what is missing.
+        outbox: is told of the echoes of our own LPDUs.
+        clock: for the time of evidence.
+        metrics: ``events_refused``, ``evidence``.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        checker: EventChecker,
+        database: Database,
+        store: RoomStore,
+        peers: Peers,
+        outbox: Outbox,
+        clock: IReactorTime,
+        metrics: Metrics,
+    ) -> None:
+        self._checker = checker
+        self._database = database
+        self._store = store
+        self._peers = peers
+        self._outbox = outbox
+        self._clock = clock
+        self._metrics = metrics
+
+    async def take_pdus(
+        self,
+        loaded: LoadedRoom,
+        pdus: Sequence[Pdu],
+        beside: Callable[[Any, list[Followed]], None] | None = None,
+    ) -> list[Followed]:
+        """Continue the room's log with PDUs from its hub.
+
+        Args:
+            loaded: the room.
+            pdus: well-formed PDUs of that room from its hub, not yet verified, in the order in which they came.
+            beside: writes the answer in the same database transaction as the events.
+
+        Returns:
+            the fate of each that verified, once what was appended is on disk.
+
+        Raises:
+            StorageFailed, Overloaded: trying again later makes sense.
+        """
+        checked = await self._checker.check(pdus)
+        for one in checked:
+            if isinstance(one.event, EventDropped):
+                await self._keep_evidence(loaded, "dropped", one.received, str(one.event))
+        verified = [one.event for one in checked if not isinstance(one.event, EventDropped)]
+        fates = await self._append(loaded, (), verified, beside, fill_gaps=True)
+        gap = next((one for one in fates if one.fate is Fate.GAP), None)
+        if gap is not None:
+            missing = await self._fetch_missing(loaded, gap.pdu)
+            fates = await self._append(loaded, missing, verified, beside, fill_gaps=False)
+        for followed in fates:
+            await self._report(loaded, followed)
+        return fates
+
+    async def _append(
+        self,
+        loaded: LoadedRoom,
+        missing: Sequence[Pdu],
+        received: Sequence[Pdu],
+        beside: Callable[[Any, list[Followed]], None] | None,
+        *,
+        fill_gaps: bool,
+    ) -> list[Followed]:
+        pdus = [*missing, *received]
+        held = await self._held(loaded, pdus)
+        first = len(missing)
+
+        def decide(draft: RoomDraft) -> list[Followed]:
+            return follow(draft, pdus, held, fill_gaps=fill_gaps)
+
+        def settle(tx: Any, fates: list[Followed]) -> None:
+            self._outbox.settle_echoes(tx, [one.pdu for one in fates if one.fate is not Fate.GAP])
+            final = not fill_gaps or all(one.fate is not Fate.GAP for one in fates)
+            if beside is not None and final:
+                beside(tx, fates[first:])
+
+        return (await loaded.sequencer.submit(decide, events=len(pdus), beside=settle))[first:]
+
+    async def _held(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> set[str]:
+        """Which of the events and their predecessors the log holds; nothing needs looking up when they simply
+        follow.
+        """
+        expected = loaded.room.head_event_id
+        for pdu in pdus:
+            if tuple(pdu.prev_events) != (expected,):
+                break
+            expected = pdu.event_id
+        else:
+            return set()
+        wanted = {pdu.event_id for pdu in pdus}.union(*(pdu.prev_events for pdu in pdus))
+        events = await self._database.read(lambda tx: self._store.events(tx, sorted(wanted)))
+        return {event_id for event_id, event in events.items() if event.position > 0}
+
+    async def _fetch_missing(self, loaded: LoadedRoom, after_gap: Pdu) -> list[Pdu]:
+        """What lies between our head and a PDU, oldest first; empty when the hub does not give it."""
+        room = loaded.room
+        missing: dict[str, Pdu] = {}
+        wanted = after_gap.prev_events[0]
+        try:
+            while len(missing) < MAX_MISSING:
+                raws = await self._peers.backfill(room.hub_server, room.version, room.room_id, wanted, BACKFILL_PAGE)
+                parsed = [pdu for pdu in self._checker.parse_pdus(raws, room.version) if pdu.room_id == room.room_id]
+                page = await self._checker.verified([pdu for pdu in parsed if pdu.event_id not in missing])
+                missing.update((pdu.event_id, pdu) for pdu in page)
+                ordered = in_chain_order(list(missing.values()))
+                if not page or not ordered:
+                    break
+                first = ordered[0]
+                if room.head_event_id in missing or not first.prev_events or room.head_event_id in first.prev_events:
+                    return ordered
+                if first.prev_events[0] == wanted:
+                    break
+                wanted = first.prev_events[0]
+        except PeerError as error:
+            self.log.warn(
+                "{room_id}: events before {event_id} are missing and could not be fetched: {error}",
+                room_id=room.room_id,
+                event_id=after_gap.event_id,
+                error=error,
+            )
+        return in_chain_order(list(missing.values()))
+
+    async def _report(self, loaded: LoadedRoom, one: Followed) -> None:
+        if one.fate in (Fate.APPENDED, Fate.HELD):
+            return
+        self._metrics.events_refused.labels(outcome=one.fate.value, reason="hub").inc()
+        await self._keep_evidence(loaded, one.fate.value, one.pdu, one.reason)
+
+    async def _keep_evidence(self, loaded: LoadedRoom, kind: str, pdu: Pdu, reason: str) -> None:
+        room = loaded.room
+        self._metrics.evidence.labels(kind=kind).inc()
+        self.log.warn(
+            "{room_id}: {hub} sent {event_id}, which is kept as evidence ({kind}): {reason}",
+            room_id=room.room_id,
+            hub=room.hub_server,
+            event_id=pdu.event_id,
+            kind=kind,
+            reason=reason,
+        )
+        now_ms = int(self._clock.seconds() * 1000)
+        store = self._store
+
+        def work(tx: Any) -> None:
+            against = None
+            if kind == "fork":
+                held = store.event(tx, pdu.prev_events[0])
+                after = store.events_between(tx, room.room_id, held.position, held.position + 1, 1) if held else ()
+                against = after[0].canonical if after else None
+            event = encode(dict(pdu.fields))
+            store.add_evidence(tx, Evidence(room.room_id, kind, pdu.event_id, event, against, reason, now_ms))
+
+        await self._database.write(work)

@@ -1,0 +1,215 @@
+"""The rooms that are in memory.
+
+Owns: loading a room from the store once, however many ask for it at the same time, and forgetting those not used for a
+while. Each loaded room has one :class:`~lmatrix.rooms.sequencer.Sequencer`, which alone may change it; a room with
+unfinished work is never forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from lmatrix.events.forms import Pdu
+from lmatrix.events.room_versions import RoomVersion, room_version
+from lmatrix.events.state import StateEvent, StateMap
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.interfaces import Database, RoomStore, StoredRoom
+from lmatrix.rooms.room import Room, RoomDraft, count_joined
+from lmatrix.rooms.sequencer import Commit, Sequencer
+
+T = TypeVar("T")
+
+
+@attrs.frozen(slots=True, eq=False)
+class LoadedRoom:
+    """A room and the sequencer that owns its changes."""
+
+    room: Room
+    sequencer: Sequencer
+
+
+class Rooms:
+    """All rooms of this server, loaded on demand.
+
+    Args:
+        database, store: where rooms are kept.
+        server_name: this server's name.
+        metrics: for the sequencers.
+        committed: told of every commit of every room.
+        limit: how many idle rooms stay in memory.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        database: Database,
+        store: RoomStore,
+        server_name: str,
+        metrics: Metrics,
+        committed: Callable[[Commit], None],
+        *,
+        limit: int = 2000,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._server_name = server_name
+        self._metrics = metrics
+        self._committed = committed
+        self._limit = limit
+        self._loaded: OrderedDict[str, LoadedRoom] = OrderedDict()
+        self._loading: dict[str, list[Deferred[LoadedRoom | None]]] = {}
+        self._joining: dict[str, str] = {}
+        self._entrances: dict[str, tuple[DeferredLock, int]] = {}
+
+    async def load(self, room_id: str) -> Room | None:
+        """The room, or ``None`` when this server does not hold it.
+
+        Raises:
+            UnsupportedRoomVersion: the room was stored by a version of lmatrix that knew more.
+        """
+        loaded = await self.loaded(room_id)
+        return None if loaded is None else loaded.room
+
+    async def loaded(self, room_id: str) -> LoadedRoom | None:
+        """The room with its sequencer; as :meth:`load` otherwise."""
+        present = self._loaded.get(room_id)
+        if present is not None:
+            self._loaded.move_to_end(room_id)
+            return present
+        waiting = self._loading.get(room_id)
+        if waiting is not None:
+            turn: Deferred[LoadedRoom | None] = Deferred()
+            waiting.append(turn)
+            return await turn
+        self._loading[room_id] = []
+        try:
+            stored = await self._database.read(lambda tx: self._store.load_room(tx, room_id))
+            loaded = None if stored is None else self._admit(stored)
+        except BaseException as error:
+            for turn in self._loading.pop(room_id):
+                turn.errback(error)
+            raise
+        for turn in self._loading.pop(room_id):
+            turn.callback(loaded)
+        return loaded
+
+    async def reload(self, room_id: str) -> LoadedRoom:
+        """Read the room anew, after a join wrote a fresh snapshot past its sequencer."""
+        stored = await self._database.read(lambda tx: self._store.load_room(tx, room_id))
+        if stored is None:
+            raise LookupError(room_id)
+        return self._admit(stored)
+
+    async def enter(self, room_id: str) -> Entrance:
+        """Wait for the right to create or (re-)join the room: one at a time. Use with ``with``."""
+        lock, users = self._entrances.get(room_id, (DeferredLock(), 0))
+        self._entrances[room_id] = (lock, users + 1)
+        await lock.acquire()
+        return Entrance(self, room_id)
+
+    def leave_entrance(self, room_id: str) -> None:
+        """Give the right back (called by :class:`Entrance`)."""
+        lock, users = self._entrances[room_id]
+        if users == 1:
+            del self._entrances[room_id]
+        else:
+            self._entrances[room_id] = (lock, users - 1)
+        lock.release()
+
+    def expect_events(self, room_id: str, hub_server: str | None) -> None:
+        """While a hub lets us into a room, its first events may overtake its answer; ``None`` ends the expectation."""
+        if hub_server is None:
+            self._joining.pop(room_id, None)
+        else:
+            self._joining[room_id] = hub_server
+
+    async def expected(self, room_id: str, origin: str) -> None:
+        """Wait while this origin is letting us into the room."""
+        if self._joining.get(room_id) == origin:
+            with await self.enter(room_id):
+                return
+
+    async def create(
+        self,
+        room_id: str,
+        version: RoomVersion,
+        decide: Callable[[RoomDraft], T],
+        events: int,
+    ) -> tuple[LoadedRoom, T]:
+        """Make a new room whose first events ``decide`` appends; on disk with all of them, or not at all."""
+        room = Room(room_id, version, self._server_name, StateMap(), 0, None, 1)
+        sequencer = Sequencer(room, self._database, self._store, self._metrics, self._committed)
+        loaded = LoadedRoom(room, sequencer)
+        outcome = await sequencer.submit(
+            decide, events=events, ahead=lambda tx: self._store.insert_room(tx, room_id, version.identifier, 1)
+        )
+        self._loaded[room_id] = loaded
+        self._forget_idle()
+        return loaded, outcome
+
+    async def idle(self) -> None:
+        """Wait until no sequencer has unfinished work."""
+        for loaded in list(self._loaded.values()):
+            await loaded.sequencer.idle()
+
+    def _admit(self, stored: StoredRoom) -> LoadedRoom:
+        room = room_of(stored, self._server_name)
+        loaded = LoadedRoom(room, Sequencer(room, self._database, self._store, self._metrics, self._committed))
+        self._loaded[stored.room_id] = loaded
+        self._loaded.move_to_end(stored.room_id)
+        self._forget_idle()
+        return loaded
+
+    def _forget_idle(self) -> None:
+        excess = len(self._loaded) - self._limit
+        if excess <= 0:
+            return
+        for room_id, loaded in list(self._loaded.items())[:-1]:
+            if excess <= 0:
+                break
+            if not loaded.sequencer.busy:
+                del self._loaded[room_id]
+                excess -= 1
+
+
+class Entrance:
+    """The right to create or join a room, until the ``with`` block ends."""
+
+    def __init__(self, rooms: Rooms, room_id: str) -> None:
+        self._rooms = rooms
+        self._room_id = room_id
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._rooms.leave_entrance(self._room_id)
+
+
+def room_of(stored: StoredRoom, server_name: str) -> Room:
+    """The in-memory room of a stored one.
+
+    Raises:
+        UnsupportedRoomVersion: see :meth:`Rooms.load`.
+    """
+    version = room_version(stored.room_version)
+    state = StateMap()
+    for event in stored.state:
+        state.set(StateEvent.from_pdu(Pdu.from_canonical(event.canonical, version), event.position))
+    return Room(
+        room_id=stored.room_id,
+        version=version,
+        server_name=server_name,
+        state=state,
+        head_position=stored.head_position,
+        head_event_id=stored.head_event_id,
+        first_position=stored.first_position,
+        joined_per_server=count_joined(event for _, event in state.items()),
+    )

@@ -1,0 +1,238 @@
+"""The sequencer: one for each room, strictly serial, the only place where a room changes.
+
+Owns: the queue of a room, the forming of batches, and the commit that makes a batch real. It does no I/O but that
+    commit
+and knows no rules: each ticket brings its own decision, a function of the room's draft.
+
+The way of a ticket: it waits; a batch of tickets is decided one after the other on one :class:`RoomDraft`; one
+transaction writes all of it, together with whatever the tickets want written beside it; then, and not before, the
+room in memory changes, the tickets' Deferreds fire, and the listeners hear of it. A commit that fails undoes the
+whole batch and fails its tickets; the room is usable at once, as it was before. While a commit is under way the queue
+grows, so that a busy room pays for one commit with many events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from lmatrix.errors import LMatrixError, Overloaded
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.interfaces import Database, RoomStore
+from lmatrix.rooms.room import Room, RoomDraft
+
+T = TypeVar("T")
+
+MAX_BATCH = 200
+"""Events in one transaction at most: what is decided in one turn of the reactor must not take long."""
+
+MAX_QUEUED = 5000
+"""Events that may wait for one room; beyond it callers are told to come back."""
+
+
+@attrs.frozen(slots=True)
+class Commit:
+    """What a listener hears after a batch is on disk.
+
+    Attributes:
+        room: the room, already changed.
+        draft: what was committed.
+        streams: the stream position of each of the draft's events.
+    """
+
+    room: Room
+    draft: RoomDraft
+    streams: Sequence[int]
+
+
+class Sequencer:
+    """Puts the events of one room in order.
+
+    Args:
+        room: the room; nobody else may change it.
+        database, store: where a batch goes.
+        metrics: ``queue_length``, ``batch_size``.
+        committed: called after each commit that appended something; it must not block.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        room: Room,
+        database: Database,
+        store: RoomStore,
+        metrics: Metrics,
+        committed: Callable[[Commit], None],
+    ) -> None:
+        self._room = room
+        self._database = database
+        self._store = store
+        self._metrics = metrics
+        self._committed = committed
+        self._queue: deque[_Ticket[Any]] = deque()
+        self._queued = 0
+        self._running = False
+        self._idle: list[Deferred[None]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is unfinished work."""
+        return self._running
+
+    def submit(
+        self,
+        decide: Callable[[RoomDraft], T],
+        *,
+        events: int = 1,
+        ahead: Callable[[Any], None] | None = None,
+        beside: Callable[[Any, T], None] | None = None,
+    ) -> Deferred[T]:
+        """Queue a decision.
+
+        Args:
+            decide: looks at the draft, appends to it what it allows, and returns its outcome. It must not keep the
+                draft. What it raises fails this ticket alone; whatever it had appended by then is undone.
+            events: how many events it may append, for the bounds.
+            ahead: called with the transaction before the batch's events are written.
+            beside: called with the transaction and the outcome, to write what must be on disk together with the events.
+
+        Returns:
+            fires with the outcome when it is on disk; fails with what ``decide`` raised, or with the commit's error.
+
+        Raises:
+            Overloaded: (in the Deferred) too much is waiting for this room.
+        """
+        ticket: _Ticket[T] = _Ticket(decide, events, ahead, beside, Deferred())
+        if self._queued + events > MAX_QUEUED:
+            ticket.answer.errback(Overloaded(1000, f"too many events are waiting for {self._room.room_id}"))
+            return ticket.answer
+        self._queue.append(ticket)
+        self._queued += events
+        self._metrics.queue_length.labels(queue="sequencer").inc(events)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run()).addErrback(self._stopped_unexpectedly)
+        return ticket.answer
+
+    def idle(self) -> Deferred[None]:
+        """Fires when nothing is queued or being committed."""
+        waiter: Deferred[None] = Deferred()
+        if self._running:
+            self._idle.append(waiter)
+        else:
+            waiter.callback(None)
+        return waiter
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                await self._run_batch(self._next_batch())
+        finally:
+            self._running = False
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def _next_batch(self) -> list[_Ticket[Any]]:
+        batch = [self._queue.popleft()]
+        weight = batch[0].events
+        while self._queue and weight + self._queue[0].events <= MAX_BATCH:
+            ticket = self._queue.popleft()
+            weight += ticket.events
+            batch.append(ticket)
+        self._queued -= weight
+        self._metrics.queue_length.labels(queue="sequencer").dec(weight)
+        return batch
+
+    async def _run_batch(self, batch: list[_Ticket[Any]]) -> None:
+        draft, decided = self._decide(batch)
+        streams: Sequence[int] = ()
+        if draft.events or any(ticket.beside or ticket.ahead for ticket, _ in decided):
+            try:
+                streams = await self._database.write(self._work(draft, decided))
+            except Exception as error:
+                self.log.error(
+                    "{room_id}: a batch of {count} events could not be committed and is undone: {error}",
+                    room_id=self._room.room_id,
+                    count=len(draft.events),
+                    error=error,
+                )
+                for ticket, _ in decided:
+                    ticket.answer.errback(error)
+                return
+        if draft.events:
+            self._metrics.batch_size.labels(what="events").observe(len(draft.events))
+            draft.apply()
+            try:
+                self._committed(Commit(self._room, draft, streams))
+            except Exception:
+                # The events are on disk and acknowledged; whoever failed to hear of them catches up from there.
+                self.log.failure("{room_id}: a listener failed", room_id=self._room.room_id)
+        for ticket, outcome in decided:
+            ticket.answer.callback(outcome)
+
+    def _work(self, draft: RoomDraft, decided: list[tuple[_Ticket[Any], Any]]) -> Callable[[Any], Sequence[int]]:
+        append = draft.as_append()
+        store = self._store
+
+        ahead = [ticket.ahead for ticket, _ in decided if ticket.ahead is not None]
+
+        def work(tx: Any) -> Sequence[int]:
+            for first in ahead:
+                first(tx)
+            streams = store.append(tx, append) if append.events else ()
+            for ticket, outcome in decided:
+                if ticket.beside is not None:
+                    ticket.beside(tx, outcome)
+            return streams
+
+        return work
+
+    def _decide(self, batch: list[_Ticket[Any]]) -> tuple[RoomDraft, list[tuple[_Ticket[Any], Any]]]:
+        while True:
+            draft = RoomDraft(self._room)
+            decided: list[tuple[_Ticket[Any], Any]] = []
+            refused: list[tuple[_Ticket[Any], LMatrixError]] = []
+            for ticket in batch:
+                before = len(draft.events)
+                try:
+                    outcome = ticket.decide(draft)
+                except Exception as error:
+                    if isinstance(error, LMatrixError) and len(draft.events) == before:
+                        refused.append((ticket, error))
+                        continue
+                    if not isinstance(error, LMatrixError):
+                        self.log.failure("{room_id}: a decision failed", room_id=self._room.room_id)
+                    spoilt, reason = ticket, error
+                    break
+                decided.append((ticket, outcome))
+            else:
+                for ticket, refusal in refused:
+                    ticket.answer.errback(refusal)
+                return draft, decided
+            # The draft may hold half of what the failed decision did: decide the others again, on a clean one.
+            batch = [ticket for ticket in batch if ticket is not spoilt]
+            spoilt.answer.errback(reason)
+
+    def _stopped_unexpectedly(self, failure: Any) -> None:
+        self.log.failure("{room_id}: the sequencer stopped", failure=failure, room_id=self._room.room_id)
+        for ticket in self._queue:
+            ticket.answer.errback(failure)
+        self._metrics.queue_length.labels(queue="sequencer").dec(self._queued)
+        self._queue.clear()
+        self._queued = 0
+
+
+@attrs.frozen(slots=True, eq=False)
+class _Ticket(Generic[T]):
+    decide: Callable[[RoomDraft], T]
+    events: int
+    ahead: Callable[[Any], None] | None
+    beside: Callable[[Any, T], None] | None
+    answer: Deferred[T]

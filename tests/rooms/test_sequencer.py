@@ -1,0 +1,188 @@
+"""The sequencer: batches, commits, and what happens when a commit fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from lmatrix.crypto.keys import SigningKey
+from lmatrix.errors import EventRejected, Overloaded, StorageFailed
+from lmatrix.events.room_versions import room_version
+from lmatrix.events.state import StateMap
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.identity import ServerIdentity
+from lmatrix.rooms.room import Room, RoomDraft
+from lmatrix.rooms.sequencer import MAX_QUEUED, Commit, Sequencer
+from lmatrix.rooms.sequencing import LocalEvent, take_local
+from lmatrix.storage.inline import InlineDatabase
+from lmatrix.storage.room_log import SqlRoomStore
+
+ROOM = "!room:hub.example"
+ALICE = "@alice:hub.example"
+IDENTITY = ServerIdentity("hub.example", (SigningKey.generate("1", seed=b"s" * 32),))
+
+
+class SequencerTests(SynchronousTestCase):
+    """A sequencer whose commits take a second of a clock that the test holds."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.database = InlineDatabase(clock=self.clock, commit_seconds=lambda: 1.0)
+        self.store = SqlRoomStore()
+        self.commits: list[Commit] = []
+        self.room = Room(ROOM, room_version("I.1"), "hub.example", StateMap(), 0, None, 1)
+        self.sequencer = Sequencer(self.room, self.database, self.store, Metrics(), self.commits.append)
+        created = self.sequencer.submit(
+            self.take(
+                LocalEvent("m.room.create", ALICE, {"room_version": "I.1"}, 1, ""),
+                LocalEvent("m.room.member", ALICE, {"membership": "join"}, 2, ALICE),
+            ),
+            ahead=lambda tx: self.store.insert_room(tx, ROOM, "I.1", 1),
+        )
+        self.clock.advance(1)
+        self.successResultOf(created)
+        self.commits.clear()
+
+    def take(self, *events: LocalEvent) -> Any:
+        return lambda draft: [take_local(draft, event, IDENTITY) for event in events]
+
+    def message(self, number: int, sender: str = ALICE) -> Any:
+        return self.take(LocalEvent("m.room.message", sender, {"body": str(number)}, number))
+
+    def stored(self) -> list[tuple[int, str]]:
+        events = self.database.read(lambda tx: self.store.events_between(tx, ROOM, 0, 10**6, 10**6))
+        return [(event.position, event.event_id) for event in self.successResultOf(events)]
+
+    def test_answers_come_after_the_commit(self) -> None:
+        """Nobody hears of an event, and the room does not change, before it is on disk."""
+        answer = self.sequencer.submit(self.message(1))
+        self.assertNoResult(answer)
+        self.assertEqual(2, self.room.head_position)
+        self.assertEqual([], self.commits)
+        self.clock.advance(1)
+        [sequenced] = self.successResultOf(answer)
+        self.assertEqual((3, sequenced.event_id), self.stored()[-1])
+        self.assertEqual((3, sequenced.event_id), (self.room.head_position, self.room.head_event_id))
+        self.assertEqual(1, len(self.commits))
+
+    def test_what_waits_shares_a_commit(self) -> None:
+        """While one batch is committed the queue grows, and all of it is the next batch, in order, as one chain."""
+        answers = [self.sequencer.submit(self.message(number)) for number in range(20)]
+        before = self.database.commits
+        self.clock.pump([1, 1])
+        self.assertEqual(2, self.database.commits - before)
+        ids = [self.successResultOf(answer)[0].event_id for answer in answers]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+        previous = self.stored()[1][1]
+        for commit in self.commits:
+            for appended in commit.draft.events:
+                self.assertEqual((previous,), tuple(appended.pdu.prev_events))
+                previous = appended.pdu.event_id
+
+    def test_a_failed_commit_is_undone(self) -> None:
+        """A commit that fails fails its callers, leaves the room as it was, and the next event follows the old head."""
+        head = self.room.head_event_id
+        self.database.fail_commits = 1
+        failing = [self.sequencer.submit(self.message(1))]
+        self.clock.advance(1)
+        self.failureResultOf(failing[0], StorageFailed)
+        self.assertEqual((2, head), (self.room.head_position, self.room.head_event_id))
+        self.assertEqual([], self.commits)
+        answer = self.sequencer.submit(self.message(2))
+        self.clock.advance(1)
+        [sequenced] = self.successResultOf(answer)
+        assert sequenced.pdu is not None
+        self.assertEqual((head,), tuple(sequenced.pdu.prev_events))
+        self.assertEqual(3, len(self.stored()))
+
+    def test_a_refused_ticket_fails_alone(self) -> None:
+        """What the rules refuse takes no place in the order, and the others of its batch go on."""
+        first = self.sequencer.submit(self.message(0))
+        good = self.sequencer.submit(self.message(1))
+        bad = self.sequencer.submit(self.message(2, "@mallory:hub.example"))
+        also_good = self.sequencer.submit(self.message(3))
+        self.clock.pump([1, 1])
+        self.failureResultOf(bad, EventRejected)
+        ids = [self.successResultOf(answer)[0].event_id for answer in (first, good, also_good)]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+
+    def test_a_ticket_is_all_or_nothing(self) -> None:
+        """A ticket that fails half-way leaves nothing of itself, and nothing of the others is lost."""
+        first = self.sequencer.submit(self.message(0))
+        half = self.sequencer.submit(
+            self.take(
+                LocalEvent("m.room.message", ALICE, {"body": "half"}, 7),
+                LocalEvent("m.room.message", "@mallory:hub.example", {"body": "other half"}, 8),
+            ),
+            events=2,
+        )
+        after = self.sequencer.submit(self.message(1))
+        self.clock.pump([1, 1])
+        self.failureResultOf(half, EventRejected)
+        ids = [self.successResultOf(answer)[0].event_id for answer in (first, after)]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+
+    def test_a_decision_that_breaks_fails_alone(self) -> None:
+        """A fault in one decision is logged, fails its own ticket, and harms no other."""
+
+        def broken(draft: RoomDraft) -> None:
+            take_local(draft, LocalEvent("m.room.message", ALICE, {"body": "lost"}, 9), IDENTITY)
+            raise ZeroDivisionError
+
+        first = self.sequencer.submit(self.message(0))
+        breaking = self.sequencer.submit(broken)
+        after = self.sequencer.submit(self.message(1))
+        self.clock.pump([1, 1])
+        self.failureResultOf(breaking, ZeroDivisionError)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        ids = [self.successResultOf(answer)[0].event_id for answer in (first, after)]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+
+    def test_what_is_written_beside_shares_the_fate_of_the_events(self) -> None:
+        """The answer to a transaction is on disk when, and only when, its events are."""
+        written: list[str] = []
+
+        def beside(_: Any, outcome: Any) -> None:
+            written.append(outcome[0].event_id)
+            raise StorageFailed("disk full")
+
+        answer = self.sequencer.submit(self.message(1), beside=beside)
+        self.clock.advance(1)
+        self.failureResultOf(answer, StorageFailed)
+        self.assertEqual(1, len(written))
+        self.assertEqual(2, len(self.stored()))
+
+    def test_the_queue_is_bounded(self) -> None:
+        """A room that is asked for more than it can take says so, and takes what it has promised."""
+        first = self.sequencer.submit(self.message(0))
+        full = self.sequencer.submit(self.message(1), events=MAX_QUEUED)
+        refused = self.sequencer.submit(self.message(2))
+        self.assertGreater(self.failureResultOf(refused, Overloaded).value.retry_after_ms, 0)
+        self.clock.pump([1, 1])
+        self.successResultOf(first)
+        self.successResultOf(full)
+
+    def test_idle_waits_for_all(self) -> None:
+        """A shutdown can wait for what was promised."""
+        answers = [self.sequencer.submit(self.message(number)) for number in range(3)]
+        idle = self.sequencer.idle()
+        self.assertNoResult(idle)
+        self.clock.pump([1, 1])
+        self.successResultOf(idle)
+        for answer in answers:
+            self.successResultOf(answer)
+
+    def test_a_listener_that_fails_harms_nobody(self) -> None:
+        """Who fails to hear of a commit does not undo it."""
+
+        def broken(_: Commit) -> None:
+            raise ZeroDivisionError
+
+        sequencer = Sequencer(self.room, self.database, self.store, Metrics(), broken)
+        answer = sequencer.submit(self.message(1))
+        self.clock.advance(1)
+        self.successResultOf(answer)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertEqual(3, len(self.stored()))
