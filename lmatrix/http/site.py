@@ -1,0 +1,141 @@
+"""The factory behind a listener.
+
+Owns: putting together a router, the bounds of a listener and the two HTTP versions, chosen by ALPN where there is TLS.
+
+Implements the I-D's "Transport": HTTP/2 over TLS 1.3 is offered; HTTP/1.1, with or without TLS, is accepted too.
+"""
+
+# Twisted's HTTP internals have no annotations.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IProtocolNegotiationFactory
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from lmatrix.http.bounded_request import BoundedRequest
+from lmatrix.http.http1 import Http1Channel
+from lmatrix.http.http2 import Http2Connection
+from lmatrix.http.listener_limits import BodyBudget, ListenerLimits
+from lmatrix.http.router import Router
+from lmatrix.http.tls import ServerTls
+
+__all__ = ["ApiSite", "ListenerLimits", "tls_factory"]
+
+
+class _Connection(Protocol):
+    """One connection: HTTP/1.1 until its first bytes show that ALPN has chosen HTTP/2.
+
+    Args:
+        site: what the connection belongs to.
+    """
+
+    _first_bytes = True
+
+    def __init__(self, site: ApiSite) -> None:
+        self._site = site
+        self._channel: Any = self._configured(Http1Channel())
+
+    def connectionMade(self) -> None:
+        """The connection has been made."""
+        self._site.connections += 1
+        self._channel.makeConnection(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came in; before the first of them, TLS has settled on a protocol."""
+        if self._first_bytes:
+            self._first_bytes = False
+            if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
+                self._switch_to_http2()
+        self._channel.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection has ended."""
+        self._site.connections -= 1
+        self._channel.connectionLost(reason)
+
+    def _switch_to_http2(self) -> None:
+        transport: Any = self.transport
+        self._channel.setTimeout(None)
+        transport.unregisterProducer()
+        self._channel = self._configured(Http2Connection(self._site.reactor))
+        self._channel.makeConnection(transport)
+        transport.registerProducer(self._channel, True)
+
+    def _configured(self, channel: Any) -> Any:
+        channel.site = self._site
+        channel.requestFactory = BoundedRequest
+        channel.timeOut = self._site.limits.idle_timeout
+        channel.callLater = self._site.reactor.callLater
+        return channel
+
+
+@implementer(IProtocolNegotiationFactory)
+class ApiSite(ServerFactory[_Connection]):
+    """Serves a router's routes on a listener.
+
+    Twisted's own access log is left out: it writes whole request targets, and those may hold access tokens.
+
+    Args:
+        router: what answers requests.
+        reactor: time and scheduling (``IReactorTime``).
+        limits: what the listener allows.
+
+    Attributes:
+        connections: connections that are open now.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(self, router: Router, *, reactor: Any, limits: ListenerLimits | None = None) -> None:
+        self.router = router
+        self.reactor = reactor
+        self.limits = ListenerLimits() if limits is None else limits
+        self.body_budget = BodyBudget(self.limits.max_buffered)
+        self.connections = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another connection."""
+        return self.connections >= self.limits.max_connections
+
+    def buildProtocol(self, addr: IAddress | None) -> _Connection | None:
+        """A new connection's protocol, or ``None`` (the connection is closed) when there are too many."""
+        if self.full:
+            self._log.warn(
+                "{count} connections are open; one from {address} was closed", count=self.connections, address=addr
+            )
+            return None
+        return _Connection(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What ALPN may choose, the best first."""
+        return [b"h2", b"http/1.1"]
+
+
+class _TlsFactory(TLSMemoryBIOFactory):
+    """TLS before a site; it does not even begin a handshake when the site is full."""
+
+    def __init__(self, site: ApiSite, tls: ServerTls) -> None:
+        super().__init__(tls, False, site, site.reactor)
+        self._site = site
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return None if self._site.full else super().buildProtocol(addr)
+
+
+def tls_factory(site: ApiSite, tls: ServerTls) -> IProtocolFactory:
+    """A factory for a stream server endpoint that speaks TLS and hands what it decrypts to the site.
+
+    Args:
+        site: the site.
+        tls: certificate and key.
+    """
+    return _TlsFactory(site, tls)
