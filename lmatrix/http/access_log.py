@@ -8,6 +8,8 @@ came, cut to a bounded length; metric labels come from route names only, never f
 
 from __future__ import annotations
 
+import re
+
 from twisted.logger import Logger
 
 from lmatrix.http.messages import JsonRequest
@@ -16,6 +18,8 @@ from lmatrix.metrics import Metrics
 
 MAX_PATH = 300
 """Bytes of a path in a log line, at most."""
+
+_UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 CLIENT_CLOSED = 499
 """Status under which a request is counted whose client did not wait for the answer. It is never sent."""
@@ -61,5 +65,5 @@ class AccessLog:
 def loggable_path(raw_uri: bytes) -> str:
     """The path of a request target without its query, as printable ASCII of bounded length."""
     path = raw_uri.partition(b"?")[0]
-    text = "".join(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in path[:MAX_PATH])
+    text = _UNPRINTABLE.sub(lambda match: f"%{ord(match[0]):02X}", path[:MAX_PATH].decode("latin-1"))
     return text if len(path) <= MAX_PATH else text + "..."

@@ -107,6 +107,12 @@ class Http1Channel(HTTPChannel):
 
     # -- Ending -------------------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Close the connection, after the answer that is being given, if any."""
+        self.persistent = 0
+        if not self.requests:
+            self.loseConnection()
+
     def loseConnection(self) -> None:
         """Close, after lingering for a client that is still sending; by force when the other side does not follow."""
         if self._discarding and self._lingering is None:

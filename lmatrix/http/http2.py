@@ -21,6 +21,9 @@ from typing import Any
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from twisted.web._http2 import H2Connection
 
 WINDOW = 1024 * 1024
@@ -37,11 +40,14 @@ class Http2Connection(H2Connection):
     """
 
     site: Any = None
+    transport: Any
     requestFactory: Any = None  # noqa: N815 - Twisted names it so
 
     def __init__(self, reactor: Any) -> None:
         super().__init__(reactor)
         self._still_sending: set[int] = set()
+        self._closing = False
+        self._gone = False
 
     def connectionMade(self) -> None:
         """Open the connection, with larger windows than HTTP/2's own."""
@@ -52,6 +58,8 @@ class Http2Connection(H2Connection):
 
     def dataReceived(self, data: bytes) -> None:
         """Frames came in. Any of them may have opened a window: an update, or a change of settings."""
+        if not self._stillProducing:
+            return  # we have said goodbye already
         super().dataReceived(data)
         if not self._stillProducing:
             return
@@ -62,12 +70,33 @@ class Http2Connection(H2Connection):
             resting, self._sendingDeferred = self._sendingDeferred, None
             resting.callback(None)
 
+    def close(self) -> None:
+        """Say goodbye and close, once every answer that has been given is on its way."""
+        self._closing = True
+        if self.streams:
+            return
+        self.conn.close_connection()
+        self._terminate(Failure(ConnectionDone()))
+
+    def connectionLost(self, reason: Failure = connectionDone, _cancelTimeouts: bool = True) -> None:
+        """The connection has ended, or (with timers left running) we are the ones who are ending it."""
+        super().connectionLost(reason, _cancelTimeouts)
+        if not _cancelTimeouts:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # TLS says goodbye only when nobody is going to write any more.
+        if not self._gone:
+            self._gone = True
+            self.transport.unregisterProducer()
+
     def timeoutConnection(self) -> None:
         """Nothing came or went for a while. That is no reason to give up while we are the ones who are thinking."""
         if any(stream._request.in_hand for stream in self.streams.values()):
             self.setTimeout(self.timeOut)
         else:
             super().timeoutConnection()
+            self._let_go()
 
     def _sendPrioritisedData(self, *args: Any) -> None:
         if self._stillProducing:
@@ -115,15 +144,17 @@ class Http2Connection(H2Connection):
 
     def _requestDone(self, streamID: int) -> None:
         super()._requestDone(streamID)
-        if streamID not in self._still_sending:
-            return
-        self._still_sending.discard(streamID)
-        if not self._stillProducing:
-            return
+        if streamID in self._still_sending:
+            self._still_sending.discard(streamID)
+            if self._stillProducing:
+                self._ask_to_stop(streamID)
+        if self._closing and self._stillProducing:
+            self.close()
+
+    def _ask_to_stop(self, stream: int) -> None:
+        """RFC 9113, 8.1: answered in full without the whole request; the client need not go on, and is not to blame."""
         try:
-            # RFC 9113, 8.1: answered in full without the whole request; ask the client to stop, without blame.
-            self.conn.reset_stream(streamID, error_code=ErrorCodes.NO_ERROR)
+            self.conn.reset_stream(stream, error_code=ErrorCodes.NO_ERROR)
         except ProtocolError:
-            # The stream, or the connection, is closed already: there is nobody left to ask.
-            return
+            return  # the stream, or the connection, is closed already: there is nobody left to ask
         self._tryToWriteControlData()

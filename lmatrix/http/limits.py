@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -122,18 +121,12 @@ class ConcurrencyLimit:
         self._max_keys = max_keys
         self._lanes: dict[str, _Lane] = {}
 
-    @asynccontextmanager
-    async def slot(self, key: str) -> AsyncIterator[None]:
+    def slot(self, key: str) -> AbstractAsyncContextManager[None]:
         """Hold one of the key's places: ``async with limit.slot(origin): ...``.
 
-        Raises:
-            Overloaded: the key's line, or the table of keys, is full.
+        Entering it raises :class:`~lmatrix.errors.Overloaded` when the key's line, or the table of keys, is full.
         """
-        await self._enter(key)
-        try:
-            yield
-        finally:
-            self._leave(key)
+        return _Slot(self, key)
 
     def in_flight(self, key: str) -> int:
         """How many are running for a key."""
@@ -165,3 +158,15 @@ class ConcurrencyLimit:
         lane.running -= 1
         if not lane.running:
             del self._lanes[key]
+
+
+class _Slot(AbstractAsyncContextManager[None]):
+    def __init__(self, limit: ConcurrencyLimit, key: str) -> None:
+        self._limit = limit
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        await self._limit._enter(self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limit._leave(self._key)

@@ -33,6 +33,37 @@ from zope.interface import implementer
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# IPv6 addresses of the Internet are given out from here and nowhere else.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+
+# IANA's registries of special-purpose addresses, as of 2024, and multicast. The `ipaddress` module has them too, but
+# how many of them depends on the version of Python.
+_SPECIAL: tuple[_Network, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # carriers' NAT
+            "127.0.0.0/8",  # loopback
+            "169.254.0.0/16",  # link-local, and clouds' metadata services
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # protocol assignments
+            "192.0.2.0/24",  # documentation
+            "192.88.99.0/24",  # 6to4 relays
+            "192.168.0.0/16",  # private
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, and broadcast
+            "2001::/23",  # protocol assignments, Teredo
+            "2001:db8::/32",  # documentation
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+
 # RFC 6052: the prefix under which IPv6-only hosts reach the whole IPv4 Internet.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -83,16 +114,9 @@ def _meant(address: _Address) -> _Address:
 
 
 def _is_public(address: _Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.teredo is not None):
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
-    return address.is_global and not (
-        address.is_private
-        or address.is_loopback
-        or address.is_link_local
-        or address.is_multicast
-        or address.is_reserved
-        or address.is_unspecified
-    )
+    return not any(address in network for network in _SPECIAL)
 
 
 @implementer(IReactorTime, IReactorPluggableNameResolver)

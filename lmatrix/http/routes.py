@@ -133,6 +133,23 @@ class RouteTree:
         Returns:
             The endpoint; or the methods that the path has instead; or ``None`` for an unknown path.
         """
+        # Nearly every path is found by going down once, literals first. What is not takes the thorough way.
+        node = self._root
+        values: list[str] = []
+        for segment in segments:
+            below = node.literals.get(segment)
+            if below is None:
+                below = node.parameter if segment else None
+                values.append(segment)
+            if below is None:
+                return self._find_thoroughly(method, segments)
+            node = below
+        endpoint = node.by_method.get(method)
+        if endpoint is None:
+            return self._find_thoroughly(method, segments)
+        return Found(endpoint, dict(zip(endpoint.parameters, values, strict=True)))
+
+    def _find_thoroughly(self, method: str, segments: Sequence[str]) -> Found | WrongMethod | None:
         others: dict[str, Endpoint] = {}
         for by_method, values in _matches(self._root, segments, 0, ()):
             endpoint = by_method.get(method)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IProtocolNegotiationFactory
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
@@ -44,7 +45,7 @@ class _Connection(Protocol):
 
     def connectionMade(self) -> None:
         """The connection has been made."""
-        self._site.connections += 1
+        self._site.connected(self)
         self._channel.makeConnection(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
@@ -57,8 +58,17 @@ class _Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection has ended."""
-        self._site.connections -= 1
         self._channel.connectionLost(reason)
+        self._site.disconnected(self)
+
+    def close(self) -> None:
+        """End the connection when the answers that have been given are out."""
+        self._channel.close()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def _switch_to_http2(self) -> None:
         transport: Any = self.transport
@@ -86,9 +96,6 @@ class ApiSite(ServerFactory[_Connection]):
         router: what answers requests.
         reactor: time and scheduling (``IReactorTime``).
         limits: what the listener allows.
-
-    Attributes:
-        connections: connections that are open now.
     """
 
     noisy = False
@@ -99,7 +106,13 @@ class ApiSite(ServerFactory[_Connection]):
         self.reactor = reactor
         self.limits = ListenerLimits() if limits is None else limits
         self.body_budget = BodyBudget(self.limits.max_buffered)
-        self.connections = 0
+        self._connections: set[_Connection] = set()
+        self._closed: list[Deferred[None]] = []
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
 
     @property
     def full(self) -> bool:
@@ -114,6 +127,39 @@ class ApiSite(ServerFactory[_Connection]):
             )
             return None
         return _Connection(self)
+
+    def connected(self, connection: _Connection) -> None:
+        """Called by a connection when it begins."""
+        self._connections.add(connection)
+
+    def disconnected(self, connection: _Connection) -> None:
+        """Called by a connection when it has ended."""
+        self._connections.discard(connection)
+        if not self._connections:
+            closed, self._closed = self._closed, []
+            for waiting in closed:
+                waiting.callback(None)
+
+    async def close_connections(self, grace: float = 5.0) -> None:
+        """End every connection: at shutdown, when the port listens no more and the router has been drained.
+
+        Args:
+            grace: seconds after which connections are cut whose other side has not let go.
+        """
+        for connection in list(self._connections):
+            connection.close()
+        if not self._connections:
+            return
+        closed: Deferred[None] = Deferred()
+        self._closed.append(closed)
+        cut = self.reactor.callLater(grace, self._abort_connections)
+        await closed
+        if cut.active():
+            cut.cancel()
+
+    def _abort_connections(self) -> None:
+        for connection in list(self._connections):
+            connection.abort()
 
     def acceptableProtocols(self) -> list[bytes]:
         """What ALPN may choose, the best first."""

@@ -45,6 +45,7 @@ class Client:
         protocol = site.buildProtocol(None)
         assert protocol is not None
         self.protocol = protocol
+        self.gone = False
         protocol.makeConnection(self.transport)
         self.h2.initiate_connection()
         self.flush()
@@ -97,6 +98,10 @@ class Client:
         return None
 
     def hang_up(self) -> None:
+        """The client goes away, unless it has already."""
+        if self.gone:
+            return
+        self.gone = True
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
@@ -268,6 +273,23 @@ class Http2Tests(SynchronousTestCase):
         self.client.flush()
         self.assertEqual(self.site.router.requests_in_flight, 0)
         self.assertIsNone(self.client.status(stream))
+
+    def test_closing_lets_answers_out(self) -> None:
+        """At shutdown an answer that has been given is sent whole, then the client is told, then it is over."""
+        self.client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        stream = self.client.start("GET", "/big", end=True)
+        closed = Deferred.fromCoroutine(self.site.close_connections(grace=5))
+        self.client.flush()
+        self.assertFalse(self.client.transport.disconnecting)
+        self.client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: len(self.large)})
+        for _ in range(20):
+            self.client.flush()
+        self.assertEqual(self.client.bodies[stream], self.large)
+        self.assertTrue(any(isinstance(event, h2.events.ConnectionTerminated) for event in self.client.events))
+        self.assertTrue(self.client.transport.disconnecting)
+        self.assertNoResult(closed)
+        self.client.hang_up()
+        self.successResultOf(closed)
 
     def test_this_is_no_proxy(self) -> None:
         """CONNECT, which has no path, is refused and harms nothing."""
