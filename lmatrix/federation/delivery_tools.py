@@ -1,0 +1,60 @@
+"""What all destinations' queues share, handed to each as one value."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from lmatrix.events.room_versions import PathForm
+from lmatrix.federation.backoff import BackoffPolicy
+from lmatrix.federation.outgoing import Stores
+from lmatrix.metrics import Metrics
+from lmatrix.rooms.interfaces import Database, JsonObject, PendingOutcomes
+
+
+class TransactionSender(Protocol):
+    """Who makes the request."""
+
+    async def send_transaction(
+        self, destination: str, transaction_id: str, body: bytes, path_form: PathForm
+    ) -> JsonObject:
+        """``PUT /send/:txnId`` with ``body``.
+
+        Returns:
+            The answer: ``failed_pdus`` (event ID → object with a string ``error``) and ``org.lmatrix.accepted`` (LPDU
+            event ID → event ID), both there, both maybe empty.
+
+        Raises:
+            PeerUnreachable, PeerRefused, PeerMisbehaved: it failed.
+        """
+
+
+@attrs.frozen(slots=True, eq=False, kw_only=True)
+class DeliveryTools:
+    """What all queues share.
+
+    Attributes:
+        forms: the path form of rooms where it is known; changed in the reactor thread only.
+        next_transaction_id: a transaction ID that was never used before.
+        one_event: whether a destination takes one event in a transaction only.
+    """
+
+    database: Database
+    stores: Stores
+    sender: TransactionSender
+    outcomes: PendingOutcomes
+    clock: IReactorTime
+    rng: random.Random
+    metrics: Metrics
+    policy: BackoffPolicy
+    forms: dict[str, PathForm | None]
+    next_transaction_id: Callable[[], str]
+    one_event: Callable[[str], bool]
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self.clock.seconds() * 1000)

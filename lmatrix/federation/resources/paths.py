@@ -1,0 +1,59 @@
+"""Where the federation endpoints are: the one table of their paths, stable and unstable.
+
+Owns: :class:`EndpointPath` and one value of it for each endpoint that this server has. Both forms of an endpoint behave
+alike; the I-D's implementation notes give the unstable one for those that are new in it. The older ones (``make_*``,
+``state``, ``state_ids``) have it here too, so that a peer may use one prefix for everything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+UNSTABLE_PREFIX: Final = "/_matrix/federation/unstable/org.matrix.i-d.ralston-mimi-linearized-matrix.02"
+
+_STABLE_PREFIX: Final = re.compile(r"/_matrix/federation/v\d+")
+
+
+@attrs.frozen(slots=True)
+class EndpointPath:
+    """An endpoint's place.
+
+    Attributes:
+        name: for logs and metrics.
+        method: the HTTP method.
+        stable: its path, parameters in braces.
+    """
+
+    name: str
+    method: str
+    stable: str
+
+    @property
+    def unstable(self) -> str:
+        """The twin's path: what follows the version, under the unstable prefix."""
+        return UNSTABLE_PREFIX + _STABLE_PREFIX.sub("", self.stable, count=1)
+
+
+SEND: Final = EndpointPath("send", "PUT", "/_matrix/federation/v2/send/{txnId}")
+INVITE: Final = EndpointPath("invite", "POST", "/_matrix/federation/v3/invite/{txnId}")
+EVENT: Final = EndpointPath("event", "GET", "/_matrix/federation/v2/event/{eventId}")
+STATE: Final = EndpointPath("state", "GET", "/_matrix/federation/v1/state/{roomId}")
+STATE_IDS: Final = EndpointPath("state_ids", "GET", "/_matrix/federation/v1/state_ids/{roomId}")
+BACKFILL: Final = EndpointPath("backfill", "GET", "/_matrix/federation/v2/backfill/{roomId}")
+
+MAKE_JOIN: Final = EndpointPath("make_join", "GET", "/_matrix/federation/v1/make_join/{roomId}/{userId}")
+MAKE_LEAVE: Final = EndpointPath("make_leave", "GET", "/_matrix/federation/v1/make_leave/{roomId}/{userId}")
+MAKE_KNOCK: Final = EndpointPath("make_knock", "GET", "/_matrix/federation/v1/make_knock/{roomId}/{userId}")
+SEND_JOIN: Final = EndpointPath("send_join", "POST", "/_matrix/federation/v3/send_join/{txnId}")
+SEND_LEAVE: Final = EndpointPath("send_leave", "POST", "/_matrix/federation/v3/send_leave/{txnId}")
+SEND_KNOCK: Final = EndpointPath("send_knock", "POST", "/_matrix/federation/v3/send_knock/{txnId}")
+
+HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
+HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")
+"""These two are ours, and have one form only."""
+
+SERVER_KEYS: Final = "/_matrix/key/v2/server"
+"""Where a server publishes its signing keys; it has no twin."""

@@ -1,0 +1,93 @@
+"""The federation API as route tables, for a listener to serve.
+
+Owns: which handler answers at which path, with which body limit. Every endpoint of :mod:`.paths` stands there twice, in
+its stable and in its unstable form, with one handler and one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from lmatrix.federation.resources import paths
+from lmatrix.federation.resources.admission import Admission
+from lmatrix.federation.resources.events import EventsResource, ReadsHistory
+from lmatrix.federation.resources.hub_transfer import GivesRooms, HubTransferResource, TakesOffers
+from lmatrix.federation.resources.invite import InviteResource, TakesInvites
+from lmatrix.federation.resources.keys import KeysResource, PublishesKeys
+from lmatrix.federation.resources.membership import MembershipResource, ShakesHands
+from lmatrix.federation.resources.paths import EndpointPath
+from lmatrix.federation.resources.send import Receives, SendResource
+from lmatrix.http.routes import Handler, Route, RouteTable
+
+MAX_SEND_BODY = 10 * 1024 * 1024
+"""Bytes: 50 PDUs and 100 EDUs of 64 KiB each, and what is around them."""
+
+MAX_INVITE_BODY = 1024 * 1024
+"""Bytes: one event, and the stripped state of its room."""
+
+MAX_EVENT_BODY = 128 * 1024
+"""Bytes: one event that need not be canonical JSON yet."""
+
+MAX_BARE_BODY = 1024
+"""Bytes of a body where none is asked for."""
+
+
+class Handshakes(TakesInvites, ShakesHands, Protocol):
+    """See :class:`lmatrix.rooms.handshakes.Handshakes`."""
+
+
+def federation_table(
+    admission: Admission,
+    receiver: Receives,
+    handshakes: Handshakes,
+    history: ReadsHistory,
+    candidacy: TakesOffers,
+    transfer: GivesRooms,
+    *,
+    max_send_body: int = MAX_SEND_BODY,
+) -> RouteTable:
+    """Everything under ``/_matrix/federation``.
+
+    Args:
+        admission: the door.
+        receiver, handshakes, history, candidacy, transfer: the rooms.
+        max_send_body: bytes of a transaction.
+    """
+    membership = MembershipResource(admission, handshakes)
+    events = EventsResource(admission, history)
+    handlers: Sequence[tuple[EndpointPath, Handler, int]] = (
+        (paths.SEND, SendResource(admission, receiver).put, max_send_body),
+        (paths.INVITE, InviteResource(admission, handshakes).post, MAX_INVITE_BODY),
+        (paths.MAKE_JOIN, membership.make("join"), MAX_BARE_BODY),
+        (paths.MAKE_LEAVE, membership.make("leave"), MAX_BARE_BODY),
+        (paths.MAKE_KNOCK, membership.make("knock"), MAX_BARE_BODY),
+        (paths.SEND_JOIN, membership.send("join"), MAX_EVENT_BODY),
+        (paths.SEND_LEAVE, membership.send("leave"), MAX_EVENT_BODY),
+        (paths.SEND_KNOCK, membership.send("knock"), MAX_EVENT_BODY),
+        (paths.EVENT, events.event, MAX_BARE_BODY),
+        (paths.STATE, events.state, MAX_BARE_BODY),
+        (paths.STATE_IDS, events.state_ids, MAX_BARE_BODY),
+        (paths.BACKFILL, events.backfill, MAX_BARE_BODY),
+    )
+    hubs = HubTransferResource(admission, candidacy, transfer)
+    ours = tuple(
+        Route(endpoint.method, endpoint.stable, handler, endpoint.name, MAX_BARE_BODY)
+        for endpoint, handler in ((paths.HUB_OFFER, hubs.offer), (paths.HUB_REQUEST, hubs.request))
+    )
+    return RouteTable("federation", tuple(route for entry in handlers for route in _twins(*entry)) + ours)
+
+
+def key_table(own_keys: PublishesKeys) -> RouteTable:
+    """Everything under ``/_matrix/key``.
+
+    Args:
+        own_keys: our keys, signed.
+    """
+    route = Route("GET", paths.SERVER_KEYS, KeysResource(own_keys).server, "server_keys", MAX_BARE_BODY)
+    return RouteTable("key", (route,))
+
+
+def _twins(endpoint: EndpointPath, handler: Handler, max_body: int) -> Iterator[Route]:
+    for path in (endpoint.stable, endpoint.unstable):
+        yield Route(endpoint.method, path, handler, endpoint.name, max_body)

@@ -1,0 +1,197 @@
+"""The federation API over HTTP in memory, with rooms that only note what they are asked.
+
+Owns: :class:`ApiTestCase`. Who made a request is whatever its ``Authorization`` header says in plain words, but for
+the tests of the authentication itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from lmatrix.crypto.keys import SigningKey
+from lmatrix.errors import Unauthenticated
+from lmatrix.events.building import build_lpdu
+from lmatrix.events.forms import Lpdu
+from lmatrix.events.room_versions import room_version
+from lmatrix.federation.resources.admission import Admission, Authenticates
+from lmatrix.federation.resources.paths import UNSTABLE_PREFIX
+from lmatrix.federation.resources.routes import federation_table, key_table
+from lmatrix.http.limits import RateLimiter
+from lmatrix.http.messages import JsonObject, JsonRequest
+from tests.http.memory_http import Answer, Wire, site_for
+
+ORIGIN = "north.example"
+ROOM = "!room:hub.example"
+ROOM_IN_PATH = "%21room%3Ahub.example"
+BOB = "@bob:north.example"
+BOB_IN_PATH = "%40bob%3Anorth.example"
+EVENT = "$nKHVqt3iyLA_HEE8lT1yUaaVjjBRR-fAqpN4t7opadc"
+
+
+class PlainAuthenticator:
+    """Believes the ``Authorization`` header."""
+
+    def __init__(self) -> None:
+        self.contents: list[JsonObject | None] = []
+
+    async def authenticate(self, request: JsonRequest, content: JsonObject | None) -> str:
+        self.contents.append(content)
+        origin = request.header("Authorization")
+        if origin is None:
+            raise Unauthenticated("the request has no Authorization header")
+        request.origin = origin
+        return origin
+
+
+class NotingRooms:
+    """Stands for everything that the endpoints ask of the rooms."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.error: Exception | None = None
+
+    def _note(self, *call: object) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    async def receive(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
+        self._note("receive", origin, transaction_id, body)
+        return b'{"failed_pdus":{}}'
+
+    async def invite(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
+        self._note("invite", origin, transaction_id, body)
+        return b'{"pdu":{}}'
+
+    async def make(
+        self, origin: str, membership: str, room_id: str, user_id: str, versions: Sequence[str]
+    ) -> JsonObject:
+        self._note("make", origin, membership, room_id, user_id, tuple(versions))
+        return {"event": {"type": "m.room.member"}, "room_version": "I.1"}
+
+    async def send(self, origin: str, membership: str, transaction_id: str, body: JsonObject) -> bytes:
+        self._note("send", origin, membership, transaction_id, body)
+        return b'{"state":[]}'
+
+    async def event(self, origin: str, event_id: str) -> bytes:
+        self._note("event", origin, event_id)
+        return b'{"type":"m.room.message"}'
+
+    async def state(self, origin: str, room_id: str, event_id: str) -> bytes:
+        self._note("state", origin, room_id, event_id)
+        return b'{"auth_chain":[],"pdus":[]}'
+
+    async def state_ids(self, origin: str, room_id: str, event_id: str) -> bytes:
+        self._note("state_ids", origin, room_id, event_id)
+        return b'{"auth_chain_ids":[],"pdu_ids":[]}'
+
+    async def backfill(self, origin: str, room_id: str, event_id: str, limit: int) -> bytes:
+        self._note("backfill", origin, room_id, event_id, limit)
+        return b'{"pdus":[]}'
+
+    async def offered(self, origin: str, offer: JsonObject) -> Lpdu:
+        self._note("offered", origin, offer)
+        return build_lpdu(
+            room_version("I.1"),
+            room_id=ROOM,
+            type="m.room.hub",
+            sender=BOB,
+            content={"previous_hub": "hub.example", "head": EVENT, "valid_until_ts": 5},
+            origin_server_ts=1,
+            hub_server="hub.example",
+            server_name=ORIGIN,
+            keys=(SigningKey.generate("1", seed=b"n" * 32),),
+            state_key="",
+        )
+
+    async def requested(self, origin: str, room_id: str, user_id: str) -> str:
+        self._note("requested", origin, room_id, user_id)
+        return EVENT
+
+    def published(self) -> bytes:
+        self._note("published")
+        return b'{"server_name":"hub.example"}'
+
+
+class ApiTestCase(SynchronousTestCase):
+    """The API, and a client of it."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.rooms = NotingRooms()
+        self.authenticator = PlainAuthenticator()
+        self.build()
+
+    def build(self, *, authenticator: Authenticates | None = None, limiter: RateLimiter | None = None) -> None:
+        """The API anew."""
+        admission = Admission(authenticator or self.authenticator, limiter)
+        table = federation_table(admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms)
+        self.site = site_for(*table.routes, *key_table(self.rooms).routes, clock=self.clock)
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", *, origin: str | None = ORIGIN, headers: str = ""
+    ) -> Answer:
+        """One request and its answer; the path is below ``/_matrix/federation``, or whole."""
+        target = path if path.startswith("/_matrix") else f"/_matrix/federation{path}"
+        if origin is not None:
+            headers += f"Authorization: {origin}\r\n"
+        wire = Wire(self.site)
+        wire.request(method, target, body, headers)
+        return wire.answer()
+
+    def assert_error(self, answer: Answer, status: int, errcode: str) -> None:
+        """The answer is an error envelope."""
+        self.assertEqual((status, errcode), (answer.status, answer.json.get("errcode")), answer.body)
+        self.assertEqual("application/json", answer.headers["content-type"])
+        self.assertIsInstance(answer.json["error"], str)
+
+    def assert_called(self, *call: object) -> None:
+        """The rooms were asked this, and nothing else since the last time."""
+        self.assertEqual([call], self.rooms.calls)
+        self.rooms.calls.clear()
+
+
+GOOD_REQUESTS: dict[str, tuple[str, str, bytes]] = {
+    "send": ("PUT", "/v2/send/txn1", b'{"pdus":[]}'),
+    "invite": ("POST", "/v3/invite/txn1", b'{"event":{},"room_version":"I.1"}'),
+    "make_join": ("GET", f"/v1/make_join/{ROOM_IN_PATH}/{BOB_IN_PATH}?ver=I.1", b""),
+    "make_leave": ("GET", f"/v1/make_leave/{ROOM_IN_PATH}/{BOB_IN_PATH}", b""),
+    "make_knock": ("GET", f"/v1/make_knock/{ROOM_IN_PATH}/{BOB_IN_PATH}?ver=I.1", b""),
+    "send_join": ("POST", "/v3/send_join/txn1", b"{}"),
+    "send_leave": ("POST", "/v3/send_leave/txn1", b"{}"),
+    "send_knock": ("POST", "/v3/send_knock/txn1", b"{}"),
+    "event": ("GET", f"/v2/event/{EVENT}", b""),
+    "state": ("GET", f"/v1/state/{ROOM_IN_PATH}?event_id={EVENT}", b""),
+    "state_ids": ("GET", f"/v1/state_ids/{ROOM_IN_PATH}?event_id={EVENT}", b""),
+    "backfill": ("GET", f"/v2/backfill/{ROOM_IN_PATH}?v={EVENT}&limit=10", b""),
+}
+"""One good request for each endpoint, in the stable form."""
+
+
+def unstable(path: str) -> str:
+    """The same endpoint's path in the unstable form."""
+    return f"{UNSTABLE_PREFIX}/{path.split('/', 2)[2]}"
+
+
+def forms(name: str) -> list[tuple[str, str, bytes]]:
+    """An endpoint's good request in both forms."""
+    method, path, body = GOOD_REQUESTS[name]
+    return [(method, path, body), (method, unstable(path), body)]
+
+
+def with_body(name: str) -> bool:
+    """Whether an endpoint asks for a body."""
+    return GOOD_REQUESTS[name][0] != "GET"
+
+
+JSON_THAT_IS_NO_OBJECT: tuple[bytes, ...] = (b"[]", b'"x"', b"1", b"null", b"true")
+NOT_JSON: tuple[bytes, ...] = (b"", b"{", b"nonsense", b'{"a":1}x', b"\xff\xfe", b"{'a':1}")
+UNSAFE_JSON: tuple[bytes, ...] = (
+    b'{"a":1,"a":2}',
+    b'{"a":9007199254740993}',
+    b'{"a":"\\ud800"}',
+)
