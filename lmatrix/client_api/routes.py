@@ -1,0 +1,154 @@
+"""The client API put together.
+
+Owns: :func:`client_routes`, which takes what the client API uses and gives its route table, and the few things that all
+endpoints share: both path prefixes, the access token, the limit on changes, the errors that only this API has.
+"""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from lmatrix.client_api.access import RoomAccess
+from lmatrix.client_api.auth import Authenticator
+from lmatrix.client_api.endpoints import Answer, ClientLimits, Endpoint, OpenEndpoint
+from lmatrix.client_api.errors import ClientApiError
+from lmatrix.client_api.interfaces import AccountStore, LocalUsers, TimelineStore
+from lmatrix.client_api.login import Login
+from lmatrix.client_api.membership import Membership
+from lmatrix.client_api.messages import Messages
+from lmatrix.client_api.notifier import Notifier
+from lmatrix.client_api.passwords import Passwords
+from lmatrix.client_api.registration import Registration
+from lmatrix.client_api.rooms_create import RoomCreation
+from lmatrix.client_api.sending import Sending
+from lmatrix.client_api.startup import StartUp, versions
+from lmatrix.client_api.state import State
+from lmatrix.client_api.sync.endpoint import Sync
+from lmatrix.client_api.sync.reader import SyncReader
+from lmatrix.http.errors import refusal
+from lmatrix.http.limits import RateLimiter
+from lmatrix.http.messages import JsonRequest
+from lmatrix.http.routes import Handler, Route, RouteTable
+from lmatrix.rooms.interfaces import Database, InviteStore, RoomStore
+
+PREFIXES = ("/_matrix/client/v3", "/_matrix/client/r0")
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ClientApiParts:
+    """What the client API uses.
+
+    Attributes:
+        server_name: ours.
+        database: where everything is.
+        room_store, timeline_store, account_store, invite_store: the stores.
+        rooms: what users do in rooms.
+        notifier: wakes ``/sync``; the rooms tell it.
+        passwords: hashes and checks.
+        clock: the time.
+        rng: a cryptographically secure source (``random.SystemRandom``), for tokens.
+        registration_enabled: whether anybody may make an account.
+        default_room_version: of rooms whose creator does not choose.
+        limits: how often clients may ask.
+    """
+
+    server_name: str
+    database: Database
+    room_store: RoomStore
+    timeline_store: TimelineStore
+    account_store: AccountStore
+    invite_store: InviteStore
+    rooms: LocalUsers
+    notifier: Notifier
+    passwords: Passwords
+    clock: IReactorTime
+    rng: random.Random
+    registration_enabled: bool
+    default_room_version: str
+    limits: ClientLimits
+
+
+def client_routes(parts: ClientApiParts) -> RouteTable:
+    """The client API's route table."""
+    authenticator = Authenticator(parts.database, parts.account_store)
+    routes = [Route("GET", "/_matrix/client/versions", versions, "versions")]
+    for endpoint in _endpoints(parts):
+        if isinstance(endpoint, OpenEndpoint):
+            handler, long_poll = _open(endpoint), False
+        else:
+            handler, long_poll = _authenticated(endpoint, authenticator, parts.limits.changes), endpoint.long_poll
+        routes += [
+            Route(endpoint.method, prefix + endpoint.path, handler, endpoint.name, endpoint.max_body, long_poll)
+            for prefix in PREFIXES
+        ]
+    return RouteTable("client", routes, cors=True)
+
+
+def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
+    database, store, timeline, accounts = (
+        parts.database,
+        parts.room_store,
+        parts.timeline_store,
+        parts.account_store,
+    )
+    access = RoomAccess(store, timeline)
+    registration = Registration(
+        parts.server_name,
+        enabled=parts.registration_enabled,
+        database=database,
+        accounts=accounts,
+        passwords=parts.passwords,
+        clock=parts.clock,
+        rng=parts.rng,
+        limiter=parts.limits.registration,
+    )
+    login = Login(
+        parts.server_name,
+        database=database,
+        accounts=accounts,
+        passwords=parts.passwords,
+        clock=parts.clock,
+        rng=parts.rng,
+        limiter=parts.limits.login,
+    )
+    start_up = StartUp(parts.default_room_version, database=database, accounts=accounts, server_name=parts.server_name)
+    reader = SyncReader(store, timeline, parts.invite_store, accounts)
+    return [
+        *registration.endpoints(),
+        *login.endpoints(),
+        *start_up.endpoints(),
+        *RoomCreation(parts.rooms, parts.default_room_version).endpoints(),
+        *Membership(parts.rooms, database, timeline).endpoints(),
+        *Sending(parts.rooms, database, timeline).endpoints(),
+        *State(database, store, timeline, accounts, access, parts.clock).endpoints(),
+        *Messages(database, store, timeline, accounts, access, parts.rooms, parts.clock).endpoints(),
+        *Sync(database, reader, accounts, parts.notifier, parts.clock).endpoints(),
+    ]
+
+
+def _open(endpoint: OpenEndpoint) -> Handler:
+    async def handle(request: JsonRequest) -> Answer:
+        try:
+            return await endpoint.handler(request)
+        except ClientApiError as error:
+            return refusal(error.status, error.errcode, error.message, **error.extra)
+
+    return handle
+
+
+def _authenticated(endpoint: Endpoint, authenticator: Authenticator, changes: RateLimiter | None) -> Handler:
+    limiter = None if endpoint.method == "GET" else changes
+
+    async def handle(request: JsonRequest) -> Answer:
+        try:
+            requester = await authenticator.requester(request)
+            if limiter is not None:
+                limiter.take(requester.user_id)
+            return await endpoint.handler(request, requester)
+        except ClientApiError as error:
+            return refusal(error.status, error.errcode, error.message, **error.extra)
+
+    return handle
