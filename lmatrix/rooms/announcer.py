@@ -5,11 +5,19 @@ Owns: the fan-out after, and never before, a batch is on disk. Each listener onl
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Delivery, LocalAudience
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.outbox import Outbox
+from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.sequencer import Commit
+from lmatrix.rooms.transfer import HubTransfer
 
 
 class Announcer:
@@ -21,28 +29,46 @@ class Announcer:
         metrics: ``events_accepted``.
     """
 
+    log = Logger()
+
     def __init__(self, delivery: Delivery, audience: LocalAudience, metrics: Metrics) -> None:
         self._delivery = delivery
         self._audience = audience
         self._metrics = metrics
         self._inviter: Inviter | None = None
         self._outbox: Outbox | None = None
+        self._resender: Resender | None = None
+        self._transfer: HubTransfer | None = None
 
-    def attach(self, inviter: Inviter, outbox: Outbox) -> None:
+    def attach(self, inviter: Inviter, outbox: Outbox, resender: Resender, transfer: HubTransfer) -> None:
         """Complete the circle: these themselves need the rooms, whose commits are announced here."""
         self._inviter = inviter
         self._outbox = outbox
+        self._resender = resender
+        self._transfer = transfer
 
     def committed(self, commit: Commit) -> None:
         """A room's batch is on disk."""
         room = commit.room
         role = "hub" if room.is_hub else "participant"
         self._metrics.events_accepted.labels(role=role).inc(len(commit.draft.events))
-        if room.is_hub:
+        if commit.draft.was_hub or room.is_hub:
             self._delivery.room_advanced(room.room_id, commit.draft.destinations())
             if self._inviter is not None:
                 self._inviter.offer_committed(commit)
-        elif self._outbox is not None:
+        if self._outbox is not None:
             self._outbox.echoed(commit.draft)
         if commit.streams:
             self._audience.stream_advanced(max(commit.streams), room.room_id)
+        if self._resender is not None and commit.draft.hub_server != commit.draft.hub_before:
+            self._by_itself(self._resender.hub_changed(room.room_id), room.room_id)
+        deserted = commit.draft.own_users_left and room.joined_per_server[room.server_name] == 0
+        if self._transfer is not None and deserted and room.is_hub:
+            self._by_itself(self._transfer.give_away(room.room_id), room.room_id)
+
+    def _by_itself(self, work: Coroutine[Any, Any, None], room_id: str) -> None:
+        Deferred.fromCoroutine(work).addErrback(
+            lambda failure: self.log.failure(
+                "{room_id}: what follows a commit failed", failure=failure, room_id=room_id
+            )
+        )

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.announcer import Announcer
+from lmatrix.rooms.candidacy import Candidacy
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.departing import Departer
 from lmatrix.rooms.handshakes import Handshakes
@@ -41,9 +42,11 @@ from lmatrix.rooms.local_users import LocalUsers
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.participant import Participant
 from lmatrix.rooms.registry import Rooms
+from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.scrollback import Scrollback
 from lmatrix.rooms.timestamps import Timestamps
 from lmatrix.rooms.transactions import Transactions
+from lmatrix.rooms.transfer import HubTransfer
 
 
 @attrs.frozen(slots=True)
@@ -68,6 +71,8 @@ class RoomsFloor:
         handshakes: ``make_*``, ``send_*``, ``invite``.
         outbox: is told by the delivery what hubs answered.
         local_users: what local users do.
+        transfer, candidacy: giving rooms away, and taking them over.
+        resender: at start, LPDUs that a change of hub has made void.
     """
 
     rooms: Rooms
@@ -75,6 +80,9 @@ class RoomsFloor:
     handshakes: Handshakes
     outbox: Outbox
     local_users: LocalUsers
+    transfer: HubTransfer
+    candidacy: Candidacy
+    resender: Resender
 
     @classmethod
     def build(
@@ -93,11 +101,13 @@ class RoomsFloor:
         rng: Random,
         metrics: Metrics,
         invite_policies: Sequence[InvitePolicy] = (),
+        accept_hub_offers: bool = True,
     ) -> RoomsFloor:
         """Build the floor.
 
         Args:
             may_overlap: whether an origin may have several transactions in flight (a setting for each peer).
+            accept_hub_offers: whether this server takes rooms over from hubs that offer them.
             invite_policies: each may refuse an invite for a local user.
         """
         announcer = Announcer(delivery, audience, metrics)
@@ -112,9 +122,12 @@ class RoomsFloor:
             identity, checker, database, stores.invites, stores.directory, audience, invite_policies
         )
         inviter = Inviter(identity, checker, keyring, peers, invitations)
-        announcer.attach(inviter, outbox)
-        transactions = Transactions(database, stores.transactions, clock, may_overlap)
+        transfer = HubTransfer(identity, rooms, checker, peers, clock)
+        resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus)
+        announcer.attach(inviter, outbox, resender, transfer)
         timestamps = Timestamps(clock)
+        scrollback = Scrollback(rooms, checker, database, stores.rooms, peers)
+        transactions = Transactions(database, stores.transactions, clock, may_overlap)
         local_users = LocalUsers(
             identity,
             rooms,
@@ -124,7 +137,8 @@ class RoomsFloor:
             invitations,
             Joiner(identity, rooms, checker, database, stores.rooms, peers, timestamps),
             Departer(identity, peers, timestamps),
-            Scrollback(rooms, checker, database, stores.rooms, peers),
+            scrollback,
+            transfer,
             peers,
             database,
             stores.rooms,
@@ -142,4 +156,17 @@ class RoomsFloor:
             ),
             outbox=outbox,
             local_users=local_users,
+            transfer=transfer,
+            candidacy=Candidacy(
+                identity,
+                rooms,
+                participant,
+                scrollback,
+                database,
+                stores.rooms,
+                clock,
+                timestamps,
+                willing=accept_hub_offers,
+            ),
+            resender=resender,
         )

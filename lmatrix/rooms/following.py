@@ -10,7 +10,7 @@ In a room version that does not enforce the chain a fork is logged, and the even
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 
 import attrs
@@ -29,6 +29,7 @@ class Fate(Enum):
     APPENDED = "appended"
     HELD = "held"  # it was here before
     REJECTED = "rejected"  # appended, as a place in the chain only
+    FOREIGN = "foreign"  # it is by a server that is not the hub at that place
     FORK = "fork"  # its predecessor has another successor here
     GAP = "gap"  # its predecessor is not here
 
@@ -79,6 +80,9 @@ def _follow_one(draft: RoomDraft, pdu: Pdu, present: Collection[str], *, fill_ga
             )
         if missing and fill_gaps:
             return Followed(pdu, Fate.GAP, f"its predecessor {missing[0]} is not known")
+    if pdu.hub_server is not None and pdu.hub_server != draft.hub_server:
+        # It is not the hub that said this, so it takes no place in the hub's order.
+        return Followed(pdu, Fate.FOREIGN, f"it names {pdu.hub_server} as the hub, which is {draft.hub_server}")
     try:
         _authorise(draft, pdu)
     except EventRejected as error:
@@ -95,6 +99,23 @@ def _authorise(draft: RoomDraft, pdu: Pdu) -> None:
     if draft.version.enforces_chain and set(pdu.auth_events) != set(expected):
         raise EventRejected("4.2", "its auth events are not those that the state before it gives")
     authorise(pdu, draft.state, prev_events=pdu.prev_events)
+
+
+def leading_to(last: str, pdus: Mapping[str, Pdu], *, stop_at: str | None) -> list[Pdu]:
+    """The unbroken line of events that ends with ``last``, oldest first, as far back as ``pdus`` has it.
+
+    Args:
+        pdus: by event ID.
+        stop_at: an event ID before which nothing is wanted, itself not either.
+    """
+    line: list[Pdu] = []
+    current = pdus.get(last)
+    seen = set()
+    while current is not None and current.event_id != stop_at and current.event_id not in seen:
+        seen.add(current.event_id)
+        line.append(current)
+        current = next((pdus[prev] for prev in current.prev_events if prev in pdus), None)
+    return line[::-1]
 
 
 def in_chain_order(pdus: Sequence[Pdu]) -> list[Pdu]:

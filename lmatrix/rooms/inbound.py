@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from lmatrix.canonical_json import encode
-from lmatrix.errors import BadRequest, EventDropped, UnsupportedRoomVersion, WrongServer
+from lmatrix.errors import BadRequest, EventDropped, LMatrixError, UnsupportedRoomVersion, WrongServer
 from lmatrix.events.forms import Lpdu, Pdu, is_lpdu, peek_room_id
 from lmatrix.events.hashing import event_id_of
 from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, RoomVersion, room_version
@@ -27,22 +27,24 @@ from lmatrix.rooms.interfaces import EduReceiver, JsonObject
 from lmatrix.rooms.invitations import Invitations
 from lmatrix.rooms.participant import Participant
 from lmatrix.rooms.registry import LoadedRoom, Rooms
+from lmatrix.rooms.room import Room
 from lmatrix.rooms.sequencing import Sequenced
 from lmatrix.rooms.transactions import Recorder, Transactions
 
 MAX_PDUS = 50
 MAX_EDUS = 100
+WRONG_SERVER = "M_WRONG_SERVER"
 ACCEPTED = "org.lmatrix.accepted"
 """Our addition to the answer: the LPDU's event ID → event ID of the PDU made from it."""
 
 
 @attrs.define(eq=False, slots=True)
 class _Answer:
-    failed: dict[str, str] = attrs.field(factory=dict)
+    failed: dict[str, JsonObject] = attrs.field(factory=dict)
     accepted: dict[str, str] = attrs.field(factory=dict)
 
     def canonical(self) -> bytes:
-        answer: JsonObject = {"failed_pdus": {event_id: {"error": why} for event_id, why in self.failed.items()}}
+        answer: JsonObject = {"failed_pdus": self.failed}
         if self.accepted:
             answer[ACCEPTED] = self.accepted
         return encode(answer)
@@ -55,6 +57,7 @@ class _Group:
     loaded: LoadedRoom
     lpdus: list[Lpdu] = attrs.field(factory=list)
     pdus: list[Pdu] = attrs.field(factory=list)
+    source: str = ""
 
 
 class TransactionReceiver:
@@ -132,16 +135,16 @@ class TransactionReceiver:
         try:
             room_id = peek_room_id(raw)
         except EventDropped as error:
-            answer.failed[_best_effort_id(raw)] = str(error)
+            answer.failed[_best_effort_id(raw)] = {"error": str(error)}
             return
         group = groups.get(room_id)
         if group is None:
             loaded = await self._load(origin, room_id)
             if loaded is None:
                 if not await self._about_an_invite(origin, room_id, raw):
-                    answer.failed[_best_effort_id(raw)] = f"this server does not know the room {room_id}"
+                    answer.failed[_best_effort_id(raw)] = {"error": f"this server does not know the room {room_id}"}
                 return
-            group = _Group(loaded)
+            group = _Group(loaded, source=origin)
         room = group.loaded.room
         try:
             if is_lpdu(raw):
@@ -149,10 +152,10 @@ class TransactionReceiver:
                 if room.is_hub:
                     group.lpdus.append(lpdu)
                 elif lpdu.hub_server != room.hub_server:
-                    answer.failed[lpdu.event_id] = str(WrongServer(room_id, room.hub_server))
+                    answer.failed[lpdu.event_id] = _failure(WrongServer(room_id, room.hub_server))
                 else:
                     self._drop(origin, room_id, "an LPDU, but this server is not the hub")
-            elif room.is_hub or origin != room.hub_server:
+            elif room.is_hub or not (origin == room.hub_server or _claims_hub(origin, raw, room)):
                 self._drop(origin, room_id, "a PDU, but only from the room's hub are PDUs taken")
             elif not room.is_participating and not await self._about_an_invite(origin, room_id, raw):
                 self._drop(origin, room_id, "a PDU of a room that this server has left")
@@ -162,7 +165,7 @@ class TransactionReceiver:
             self._metrics.events_refused.labels(outcome="dropped", reason="schema").inc()
             self.log.warn("{origin}: dropped a malformed event: {error}", origin=origin, error=error)
             if room.is_hub:
-                answer.failed[_best_effort_id(raw, room.version)] = str(error)
+                answer.failed[_best_effort_id(raw, room.version)] = {"error": str(error)}
         if group.lpdus or group.pdus:
             groups[room_id] = group
 
@@ -193,7 +196,7 @@ class TransactionReceiver:
                 if recorder is not None:
                     recorder.record(tx, _with_fates(answer, fates).canonical())
 
-            fates = await self._participant.take_pdus(group.loaded, group.pdus, followed)
+            fates = await self._participant.take_pdus(group.loaded, group.pdus, group.source, followed)
             _with_fates(answer, fates, into=answer)
 
     def _drop(self, origin: str, room_id: str, why: str) -> None:
@@ -207,16 +210,34 @@ def _with_lpdus(answer: _Answer, answers: Sequence[LpduAnswer], into: _Answer | 
         if isinstance(one.outcome, Sequenced):
             result.accepted[one.lpdu.event_id] = one.outcome.event_id
         else:
-            result.failed[one.lpdu.event_id] = str(one.outcome)
+            result.failed[one.lpdu.event_id] = _failure(one.outcome)
     return result
 
 
 def _with_fates(answer: _Answer, fates: Sequence[Followed], into: _Answer | None = None) -> _Answer:
     result = into or _Answer(dict(answer.failed), dict(answer.accepted))
     for one in fates:
-        if one.fate not in (Fate.APPENDED, Fate.HELD):
-            result.failed[one.pdu.event_id] = one.reason
+        if one.fate not in (Fate.APPENDED, Fate.HELD, Fate.FOREIGN):
+            result.failed[one.pdu.event_id] = {"error": one.reason}
     return result
+
+
+def _claims_hub(origin: str, raw: JsonObject, room: Room) -> bool:
+    """Whether the origin says that it is the hub: where hubs change, it may have become it before we hear of that.
+
+    What it sends is appended only if it follows the event that makes it so.
+    """
+    return room.version.hub_is_state and raw.get("hub_server") == origin
+
+
+def _failure(error: LMatrixError) -> JsonObject:
+    """An entry of ``failed_pdus``. For an LPDU that another hub should get, it says which."""
+    failure: JsonObject = {"error": str(error)}
+    if isinstance(error, WrongServer):
+        failure["errcode"] = WRONG_SERVER
+        if error.hub_server is not None:
+            failure["hub_server"] = error.hub_server
+    return failure
 
 
 def _objects(body: Mapping[str, Any], key: str, limit: int) -> list[JsonObject]:

@@ -209,8 +209,10 @@ class StoredAnswer:
 class Database(Protocol):
     """Where transactions come from."""
 
-    def write(self, work: Callable[[Any], T]) -> Deferred[T]:
-        """Run ``work(transaction)`` on the one writer; fires after the commit is on disk, fails if it was not."""
+    def write(self, work: Callable[[Any], T], *, patient: bool = False) -> Deferred[T]:
+        """Run ``work(transaction)`` on the one writer; fires after the commit is on disk, fails if it was not.
+
+        ``patient``: nobody waits for it, so that it may wait a little for another work whose commit it can share."""
 
     def read(self, work: Callable[[Any], T]) -> Deferred[T]:
         """Run ``work(transaction)`` on a snapshot that sees all commits so far."""
@@ -243,6 +245,9 @@ class RoomStore(Protocol):
 
     def events_between(self, tx: Any, room_id: str, after: int, up_to: int, limit: int) -> Sequence[StoredEvent]:
         """Positions ``after < p <= up_to``, ascending."""
+
+    def oldest_before(self, tx: Any, room_id: str, position: int) -> StoredEvent | None:
+        """The oldest event that is reached from ``position`` downwards without crossing a hole between runs."""
 
     def events_before(self, tx: Any, room_id: str, position: int, limit: int) -> Sequence[StoredEvent]:
         """Positions ``p <= position``, descending, not leaving the run that ``position`` is in unless they join up."""
@@ -287,6 +292,12 @@ class PendingLpduStore(Protocol):
     def get(self, tx: Any, lpdu_event_id: str) -> PendingLpdu | None: ...
 
     def by_hash(self, tx: Any, room_id: str, sender: str, lpdu_hash: str) -> PendingLpdu | None: ...
+
+    def for_room(self, tx: Any, room_id: str) -> Sequence[PendingLpdu]:
+        """All of a room, ascending."""
+
+    def rooms(self, tx: Any) -> Sequence[str]:
+        """Every room for which something is pending."""
 
     def hubs(self, tx: Any) -> Sequence[str]:
         """Every hub for which something is pending."""
@@ -393,6 +404,12 @@ class Peers(Protocol):
         self, destination: str, room_version: RoomVersion, room_id: str, event_id: str
     ) -> tuple[Sequence[JsonObject], Sequence[JsonObject]]:
         """``(pdus, auth_chain)``."""
+
+    async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
+        """``POST …/org.lmatrix.hub/offer/:txnId``: the candidate's LPDU."""
+
+    async def request_hub(self, destination: str, room_id: str, user_id: str) -> str:
+        """``POST …/org.lmatrix.hub/request/:txnId``: the event ID of the ``m.room.hub`` event that made us the hub."""
 
 
 class LocalAudience(Protocol):

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from lmatrix.errors import Forbidden
+from lmatrix.errors import BadRequest, Forbidden, WrongServer
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.creation import RoomPlan, initial_events
 from lmatrix.events.forms import Lpdu
@@ -36,6 +36,10 @@ from lmatrix.rooms.room import RoomDraft
 from lmatrix.rooms.scrollback import Scrollback
 from lmatrix.rooms.sequencing import LocalEvent, Sequenced, take_local
 from lmatrix.rooms.timestamps import Timestamps
+from lmatrix.rooms.transfer import HUB_EVENT, HubTransfer
+
+NEW_HUB = "org.lmatrix.server"
+"""In the content of an ``m.room.hub`` that a client sends to the hub: the server that the room is to move to."""
 
 ROOM_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -54,7 +58,7 @@ class LocalUsers:
 
     Args:
         identity: who signs.
-        rooms, hub, outbox, inviter, invitations, joiner, departer, scrollback: who carries it out.
+        rooms, hub, outbox, inviter, invitations, joiner, departer, scrollback, transfer: who carries it out.
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
         audience: told of joins, whose log starts past the sequencer.
@@ -74,6 +78,7 @@ class LocalUsers:
         joiner: Joiner,
         departer: Departer,
         scrollback: Scrollback,
+        transfer: HubTransfer,
         peers: Peers,
         database: Database,
         store: RoomStore,
@@ -92,6 +97,7 @@ class LocalUsers:
         self._joiner = joiner
         self._departer = departer
         self._scrollback = scrollback
+        self._transfer = transfer
         self._peers = peers
         self._database = database
         self._store = store
@@ -162,9 +168,25 @@ class LocalUsers:
 
         async def work() -> str:
             loaded = await self._participating(room_id, sender)
+            if event_type == HUB_EVENT and state_key == "" and loaded.room.version.hub_is_state:
+                return await self._move_hub(loaded, sender, content)
             return await self._send(loaded, sender, event_type, content, state_key, transaction)
 
         return await self._once(transaction, room_id, sender, work)
+
+    async def _move_hub(self, loaded: LoadedRoom, sender: str, content: Mapping[str, Any]) -> str:
+        """A user's wish that the room move: from here to the server that they name, or from elsewhere to here.
+
+        The event itself is the handshake's to make: it bears the signatures of both hubs.
+        """
+        room = loaded.room
+        if not room.is_hub:
+            return await self._peers.request_hub(room.hub_server, room.room_id, sender)
+        candidate = content.get(NEW_HUB)
+        if not isinstance(candidate, str):
+            raise BadRequest(f"name the server that is to be the hub as {NEW_HUB}")
+        self._transfer.check_power(room, sender)
+        return await self._transfer.transfer(room.room_id, candidate)
 
     async def invite(self, room_id: str, sender: str, target: str, reason: str | None) -> None:
         """Invite a user, of whichever server.
@@ -294,7 +316,13 @@ class LocalUsers:
                     now_ms,
                 )
 
-        return (await self._hub.take_local(loaded, [event], beside))[0].event_id
+        try:
+            return (await self._hub.take_local(loaded, [event], beside))[0].event_id
+        except WrongServer:
+            if loaded.room.is_hub:
+                raise
+            # The room moved while this waited its turn: it goes to the new hub, like what is sent from now on.
+            return await self._send(loaded, sender, event_type, content, state_key, transaction)
 
     def _lpdu(
         self, loaded: LoadedRoom, sender: str, event_type: str, content: Mapping[str, Any], state_key: str | None

@@ -105,11 +105,8 @@ class Outbox:
         self._ids[key] = lpdu_event_id
 
         def impatient() -> None:
-            expected = self._expected.get(lpdu_event_id)
-            if expected is not None and waiter in expected.waiters:
-                expected.waiters.remove(waiter)
-                if not expected.waiters:
-                    self._forget(lpdu_event_id)
+            if not waiter.called:
+                self._leave(waiter)
                 waiter.errback(
                     SendFailed(
                         f"the room's hub {hub_server} has not answered yet; it will be sent later", refused=False
@@ -168,6 +165,36 @@ class Outbox:
         for lpdu_id, event_id in taken.items():
             self._resolve(lpdu_id, event_id)
 
+    async def replace(self, pending: PendingLpdu, lpdu: Lpdu, hub_server: str) -> None:
+        """The same event, signed for another hub: it takes the place of the pending one, also for those who wait.
+
+        Raises:
+            StorageFailed: the old one is still pending.
+        """
+
+        def work(tx: Any) -> None:
+            self._store.settle(tx, [pending.lpdu_event_id])
+            self._store.add(tx, lpdu, hub_server)
+            self._client_transactions.resolve_client_transaction(tx, pending.lpdu_event_id, lpdu.event_id)
+
+        await self._database.write(work)
+        expected = self._expected.pop(pending.lpdu_event_id, None)
+        if expected is not None:
+            key = (lpdu.room_id, lpdu.sender, lpdu.lpdu_hash or "")
+            self._ids.pop(expected.key, None)
+            self._expected[lpdu.event_id] = _Expected(key, expected.waiters)
+            self._ids[key] = lpdu.event_id
+        self._delivery.lpdus_pending(hub_server)
+
+    def settle_one(self, tx: Any, lpdu_event_id: str, event_id: str) -> None:
+        """In a database transaction: this LPDU became that event."""
+        self._store.settle(tx, [lpdu_event_id])
+        self._client_transactions.resolve_client_transaction(tx, lpdu_event_id, event_id)
+
+    def resolved(self, lpdu_event_id: str, event_id: str) -> None:
+        """After its commit: whoever waits for the LPDU hears of it."""
+        self._resolve(lpdu_event_id, event_id)
+
     def settle_echoes(self, tx: Any, pdus: Iterable[Pdu]) -> None:
         """In the database transaction that appends them: those of our own LPDUs that these events came from are
         settled.
@@ -196,6 +223,15 @@ class Outbox:
                 waiter.callback(outcome)
             else:
                 waiter.errback(outcome)
+
+    def _leave(self, waiter: Deferred[str]) -> None:
+        """Somebody waits no longer. The LPDU may have been signed anew since, and have another event ID."""
+        for lpdu_event_id, expected in list(self._expected.items()):
+            if waiter in expected.waiters:
+                expected.waiters.remove(waiter)
+                if not expected.waiters:
+                    self._forget(lpdu_event_id)
+                return
 
     def _forget(self, lpdu_event_id: str) -> list[Deferred[str]]:
         expected = self._expected.pop(lpdu_event_id, None)

@@ -17,7 +17,7 @@ from lmatrix.errors import EventDropped, PeerError
 from lmatrix.events.forms import Pdu
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import EventChecker
-from lmatrix.rooms.following import Fate, Followed, follow, in_chain_order
+from lmatrix.rooms.following import Fate, Followed, follow, leading_to
 from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.registry import LoadedRoom
@@ -64,6 +64,7 @@ class Participant:
         self,
         loaded: LoadedRoom,
         pdus: Sequence[Pdu],
+        source: str,
         beside: Callable[[Any, list[Followed]], None] | None = None,
     ) -> list[Followed]:
         """Continue the room's log with PDUs from its hub.
@@ -71,6 +72,7 @@ class Participant:
         Args:
             loaded: the room.
             pdus: well-formed PDUs of that room from its hub, not yet verified, in the order in which they came.
+            source: who sent them, and is asked for what is missing: the hub, or who became it without our knowing yet.
             beside: writes the answer in the same database transaction as the events.
 
         Returns:
@@ -87,7 +89,7 @@ class Participant:
         fates = await self._append(loaded, (), verified, beside, fill_gaps=True)
         gap = next((one for one in fates if one.fate is Fate.GAP), None)
         if gap is not None:
-            missing = await self._fetch_missing(loaded, gap.pdu)
+            missing = await self._fetch_missing(loaded, gap.pdu.prev_events[0], source)
             fates = await self._append(loaded, missing, verified, beside, fill_gaps=False)
         for followed in fates:
             await self._report(loaded, followed)
@@ -132,37 +134,54 @@ class Participant:
         events = await self._database.read(lambda tx: self._store.events(tx, sorted(wanted)))
         return {event_id for event_id, event in events.items() if event.position > 0}
 
-    async def _fetch_missing(self, loaded: LoadedRoom, after_gap: Pdu) -> list[Pdu]:
-        """What lies between our head and a PDU, oldest first; empty when the hub does not give it."""
+    async def catch_up(self, loaded: LoadedRoom, event_id: str, source: str) -> bool:
+        """Fetch what is missing up to and including an event; whether the log then reaches it.
+
+        Raises:
+            StorageFailed, Overloaded: trying again later makes sense.
+        """
+        if loaded.room.head_event_id != event_id:
+            missing = await self._fetch_missing(loaded, event_id, source)
+            for one in await self._append(loaded, (), missing, None, fill_gaps=False):
+                await self._report(loaded, one)
+        return loaded.room.head_event_id == event_id
+
+    async def _fetch_missing(self, loaded: LoadedRoom, last: str, source: str) -> list[Pdu]:
+        """What lies after our head up to and including an event, oldest first; less when it is not given to us."""
         room = loaded.room
         missing: dict[str, Pdu] = {}
-        wanted = after_gap.prev_events[0]
+        wanted = last
         try:
             while len(missing) < MAX_MISSING:
-                raws = await self._peers.backfill(room.hub_server, room.version, room.room_id, wanted, BACKFILL_PAGE)
+                raws = await self._peers.backfill(source, room.version, room.room_id, wanted, BACKFILL_PAGE)
                 parsed = [pdu for pdu in self._checker.parse_pdus(raws, room.version) if pdu.room_id == room.room_id]
                 page = await self._checker.verified([pdu for pdu in parsed if pdu.event_id not in missing])
                 missing.update((pdu.event_id, pdu) for pdu in page)
-                ordered = in_chain_order(list(missing.values()))
-                if not page or not ordered:
+                line = leading_to(last, missing, stop_at=room.head_event_id)
+                if line and room.head_event_id in line[0].prev_events:
+                    return line
+                if not page or not line or not line[0].prev_events or line[0].prev_events[0] == wanted:
                     break
-                first = ordered[0]
-                if room.head_event_id in missing or not first.prev_events or room.head_event_id in first.prev_events:
-                    return ordered
-                if first.prev_events[0] == wanted:
-                    break
-                wanted = first.prev_events[0]
+                wanted = line[0].prev_events[0]
         except PeerError as error:
             self.log.warn(
-                "{room_id}: events before {event_id} are missing and could not be fetched: {error}",
+                "{room_id}: events up to {event_id} are missing and could not be fetched: {error}",
                 room_id=room.room_id,
-                event_id=after_gap.event_id,
+                event_id=last,
                 error=error,
             )
-        return in_chain_order(list(missing.values()))
+        return leading_to(last, missing, stop_at=room.head_event_id)
 
     async def _report(self, loaded: LoadedRoom, one: Followed) -> None:
         if one.fate in (Fate.APPENDED, Fate.HELD):
+            return
+        if one.fate is Fate.FOREIGN:
+            self.log.info(
+                "{room_id}: dropped {event}: {reason}",
+                room_id=loaded.room.room_id,
+                event=one.pdu.event_id,
+                reason=one.reason,
+            )
             return
         self._metrics.events_refused.labels(outcome=one.fate.value, reason="hub").inc()
         await self._keep_evidence(loaded, one.fate.value, one.pdu, one.reason)
@@ -183,7 +202,7 @@ class Participant:
 
         def work(tx: Any) -> None:
             against = None
-            if kind == "fork":
+            if kind == "fork" and pdu.prev_events:
                 held = store.event(tx, pdu.prev_events[0])
                 after = store.events_between(tx, room.room_id, held.position, held.position + 1, 1) if held else ()
                 against = after[0].canonical if after else None

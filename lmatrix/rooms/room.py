@@ -95,7 +95,8 @@ class RoomDraft:
         self._joined: Counter[str] = Counter()
         self._spans: list[SpanChange] = []
         self._lpdus: dict[tuple[str, str], str] = {}
-        self._is_hub: bool | None = None
+        self.was_hub = room.head_event_id is None or room.is_hub
+        self.hub_before = room.server_name if room.head_event_id is None else room.hub_server
 
     @property
     def version(self) -> RoomVersion:
@@ -120,6 +121,11 @@ class RoomDraft:
         """How many joined users a server has as of this draft."""
         return self.room.joined_per_server[server] + self._joined[server]
 
+    @property
+    def own_users_left(self) -> bool:
+        """Whether this server has fewer joined users by this draft."""
+        return self._joined[self.room.server_name] < 0
+
     def append(self, pdu: Pdu, standing: Standing = Standing.ACCEPTED) -> AppendedEvent:
         """Take an event as the next one. The caller has verified and authorised it.
 
@@ -143,7 +149,10 @@ class RoomDraft:
         if pdu.state_key is not None and standing is not Standing.REJECTED:
             if pdu.type == "m.room.member":
                 self._membership_changes(pdu, position)
+            was_hub = self._is_hub()
             self.state.set(StateEvent.from_pdu(pdu, position))
+            if pdu.prev_events and self._is_hub() is not was_hub:
+                self._hub_changes(position, becomes_hub=not was_hub)
         if lpdu_hash is not None:
             self._lpdus[(pdu.sender, lpdu_hash)] = pdu.event_id
         self.events.append(appended)
@@ -173,9 +182,21 @@ class RoomDraft:
             self._span(server, position, opened=False)
             self.extra_destinations.add(server)
 
+    def _hub_changes(self, position: int, *, becomes_hub: bool) -> None:
+        """The old hub owes the log up to and including the change, the new one what follows."""
+        servers = self.room.joined_per_server.keys() | self._joined.keys()
+        for server in sorted(servers - {self.room.server_name}):
+            if self.joined(server) > 0:
+                change = SpanChange(server, position + 1, opened=True)
+                self._spans.append(change if becomes_hub else SpanChange(server, position, opened=False))
+
     def _span(self, server: str, position: int, *, opened: bool) -> None:
-        if server != self.room.server_name:
+        # Only a hub owes its room's events to others.
+        if server != self.room.server_name and self._is_hub():
             self._spans.append(SpanChange(server, position, opened))
+
+    def _is_hub(self) -> bool:
+        return self.state.get("m.room.create") is not None and self.hub_server == self.room.server_name
 
     def _redact_state(self, redaction: Redaction) -> None:
         changes = self.state.changes
@@ -193,9 +214,8 @@ class RoomDraft:
             self.state.set(redaction.redacted_state(self.version, current))
 
     def as_append(self) -> RoomAppend:
-        """The effect of this draft, for the store. Only a hub owes its room's events to others."""
-        spans = tuple(self._spans) if self.hub_server == self.room.server_name else ()
-        return RoomAppend(self.room.room_id, tuple(self.events), spans)
+        """The effect of this draft, for the store."""
+        return RoomAppend(self.room.room_id, tuple(self.events), tuple(self._spans))
 
     def destinations(self) -> set[str]:
         """Every server that is owed some of this draft's events, when this server is the hub."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from lmatrix.errors import LMatrixError, Overloaded
@@ -79,11 +79,14 @@ class Sequencer:
         self._queued = 0
         self._running = False
         self._idle: list[Deferred[None]] = []
+        self._hold = DeferredLock()
+        self._held = False
+        self._rested: Deferred[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether there is unfinished work."""
-        return self._running
+        return self._running or self._held or bool(self._queue)
 
     def submit(
         self,
@@ -115,15 +118,44 @@ class Sequencer:
         self._queue.append(ticket)
         self._queued += events
         self._metrics.queue_length.labels(queue="sequencer").inc(events)
-        if not self._running:
+        self._wake()
+        return ticket.answer
+
+    async def hold(self) -> None:
+        """Wait until what is being committed is on disk, and then decide nothing more until :meth:`release`.
+
+        What is submitted meanwhile queues. Several who want to hold do so one after the other.
+        """
+        await self._hold.acquire()
+        self._held = True
+        if self._running:
+            self._rested = Deferred()
+            await self._rested
+
+    def release(self) -> None:
+        """Go on with what has queued."""
+        self._held = False
+        self._hold.release()
+        self._wake()
+        self._tell_idle()
+
+    async def decide_held(self, decide: Callable[[RoomDraft], T]) -> T:
+        """Carry out a decision while the others are held; as :meth:`submit` otherwise."""
+        if not self._held or self._running:
+            raise RuntimeError("the sequencer is not held")
+        ticket: _Ticket[T] = _Ticket(decide, 1, None, None, Deferred())
+        await self._run_batch([ticket])
+        return await ticket.answer
+
+    def _wake(self) -> None:
+        if not self._running and not self._held and self._queue:
             self._running = True
             Deferred.fromCoroutine(self._run()).addErrback(self._stopped_unexpectedly)
-        return ticket.answer
 
     def idle(self) -> Deferred[None]:
         """Fires when nothing is queued or being committed."""
         waiter: Deferred[None] = Deferred()
-        if self._running:
+        if self.busy:
             self._idle.append(waiter)
         else:
             waiter.callback(None)
@@ -131,10 +163,17 @@ class Sequencer:
 
     async def _run(self) -> None:
         try:
-            while self._queue:
+            while self._queue and not self._held:
                 await self._run_batch(self._next_batch())
         finally:
             self._running = False
+            rested, self._rested = self._rested, None
+            if rested is not None:
+                rested.callback(None)
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if not self.busy:
             waiters, self._idle = self._idle, []
             for waiter in waiters:
                 waiter.callback(None)

@@ -168,6 +168,16 @@ class MemoryPeers:
         events = peer.database.read(lambda tx: peer.rooms.events_before(tx, room_id, known.position, limit))
         return [parse_object(event.canonical) for event in reversed(result_of(events))]
 
+    async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
+        peer = self._network.reach(self._us, destination, "offer")
+        lpdu = await self._network.ask(destination, peer.floor.candidacy.offered(self._us, parse_object(encode(offer))))
+        await self._network.think(destination, "offer")
+        return parse_object(lpdu.canonical)
+
+    async def request_hub(self, destination: str, room_id: str, user_id: str) -> str:
+        peer = self._network.reach(self._us, destination, "request")
+        return await self._network.ask(destination, peer.floor.transfer.requested(self._us, room_id, user_id))
+
     async def event(self, destination: str, room_version: RoomVersion, event_id: str) -> JsonObject:
         raise AssertionError("not used by the rooms")
 
@@ -357,7 +367,11 @@ class Server:
         answer = self._transaction(hub, [parse(lpdu.canonical) for lpdu in lpdus])
         if answer is None:
             return False
-        failed = {event_id: one["error"] for event_id, one in answer["failed_pdus"].items()}
+        failed = {
+            event_id: one["error"]
+            for event_id, one in answer["failed_pdus"].items()
+            if one.get("errcode") != "M_WRONG_SERVER"
+        }
         done(self.floor.outbox.hub_answered(hub, lpdus, failed, answer.get("org.lmatrix.accepted", {})))
         return True
 
