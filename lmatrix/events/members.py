@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lmatrix import canonical_json
+from lmatrix.canonical_json import MAX_SAFE_INTEGER
 
 Members = dict[str, bytes]
 """Field name → ``"key":value``; iteration is in canonical order."""
@@ -54,7 +55,11 @@ def member(key: str, value: object) -> bytes:
         UnsafeJson: ``value`` has no canonical JSON.
     """
     prefix = _PREFIXES.get(key) or encode_text(key) + b":"
-    return prefix + (encode_text(value) if type(value) is str else canonical_json.encode(value))
+    if type(value) is str:
+        return prefix + encode_text(value)
+    if type(value) is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
+        return prefix + b"%d" % value
+    return prefix + canonical_json.encode(value)
 
 
 def encode_text(text: str) -> bytes:

@@ -2,8 +2,8 @@
 
 Owns: :class:`SqliteDatabase`, its threads and their queues. Invariants: works are written in the order in which
 :meth:`SqliteDatabase.write` was called; a write's Deferred fires after the commit that holds it is on disk, and a read
-that is asked for after that sees it; a lone work never waits for company, but whatever queues up during a commit
-shares the next one; queues are bounded; what was accepted is finished before :meth:`SqliteDatabase.stop` is; Deferreds
+that is asked for after that sees it; a lone work never waits for company unless it was said to be patient, but whatever
+queues up during a commit shares the next one; queues are bounded; what was accepted is finished before :meth:`SqliteDatabase.stop` is; Deferreds
 fire in the reactor thread, and connections never leave the threads that opened them.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 
-from lmatrix.errors import Overloaded, ShuttingDown
+from lmatrix.errors import Overloaded, ShuttingDown, StorageFailed
 from lmatrix.metrics import Metrics
 from lmatrix.storage.engine import Engine, Transaction
 from lmatrix.storage.group_commit import Done, Failed, Outcome, Work, Writer, run_read
@@ -34,10 +34,17 @@ MAX_GROUP = 256
 MAX_WAITING = 10_000
 """Works that may wait, for writing and for reading each."""
 
+PATIENCE_SECONDS = 0.1
+"""How long a patient work waits for another to share its commit with."""
+
 READERS = 3
 RETRY_AFTER_MS = 1_000
 
-_Job = tuple[Work, Deferred[Any]]
+
+class _Job(NamedTuple):
+    work: Work
+    answer: Deferred[Any]
+    patient: bool
 
 
 class IReactor(IReactorTime, IReactorFromThreads):
@@ -73,7 +80,7 @@ class SqliteDatabase:
         self._writing = _Lane("database_write", metrics, max_waiting)
         self._reading = _Lane("database_read", metrics, max_waiting)
         self._reader_count = readers
-        self._threads: list[Thread] = []
+        self._threads: list[tuple[Thread, Deferred[None]]] = []
         self._state = "new"
 
     async def start(self) -> None:
@@ -84,40 +91,25 @@ class SqliteDatabase:
         """
         if self._state != "new":
             raise RuntimeError("the database was started before")
-        self._state = "started"
-        opened: Deferred[Any] = Deferred()
-        self._writer_ended: Deferred[None] = Deferred()
-        self._start_thread("writer", self._write_forever, opened)
-        applied = await opened
+        self._state = "starting"
+        applied = await self._start_thread("writer", self._write_forever)
         for step in applied:
-            self.log.info("applied schema step {name}", name=step.name)
-        started: list[Deferred[Any]] = []
-        self._readers_ended: list[Deferred[None]] = []
-        for number in range(self._reader_count):
-            ready: Deferred[Any] = Deferred()
-            ended: Deferred[None] = Deferred()
-            started.append(ready)
-            self._readers_ended.append(ended)
-            self._start_thread(f"reader-{number}", self._read_forever, ready, ended)
-        await gatherResults(started, consumeErrors=True)
+            self.log.info("{path}: applied schema step {name}", path=str(self._path), name=step.name)
+        try:
+            for number in range(self._reader_count):
+                await self._start_thread(f"reader-{number}", self._read_forever)
+        except BaseException:
+            await self._end_threads()
+            raise
         self._state = "running"
 
     async def stop(self) -> None:
         """Finish what was accepted, take nothing new, and close. Safe to call when it never started."""
-        if self._state != "running":
-            self._state = "stopped"
-            return
-        self._state = "stopped"
-        for _ in self._readers_ended:
-            self._reading.queue.put(None)
-        for ended in self._readers_ended:
-            await ended
-        self._writing.queue.put(None)
-        await self._writer_ended
-        for thread in self._threads:
-            thread.join()  # they have said that they are at their ends
+        was_running, self._state = self._state == "running", "stopped"
+        if was_running:
+            await self._end_threads()
 
-    def write(self, work: Callable[[Transaction], T]) -> Deferred[T]:
+    def write(self, work: Callable[[Transaction], T], *, patient: bool = False) -> Deferred[T]:
         """See :class:`~lmatrix.rooms.interfaces.Database`. The Deferred fails with what ``work`` raised, or with:
 
         Raises:
@@ -125,60 +117,89 @@ class SqliteDatabase:
             Overloaded: too much is waiting.
             ShuttingDown: the database is not running.
         """
-        return self._submit(self._writing, work)
+        return self._submit(self._writing, work, patient)
 
     def read(self, work: Callable[[Transaction], T]) -> Deferred[T]:
         """See :class:`~lmatrix.rooms.interfaces.Database`. Fails as :meth:`write` does."""
         return self._submit(self._reading, work)
 
-    def _submit(self, lane: _Lane, work: Callable[[Transaction], T]) -> Deferred[T]:
+    def _submit(self, lane: _Lane, work: Callable[[Transaction], T], patient: bool = False) -> Deferred[T]:
         if self._state != "running":
             return fail(ShuttingDown("the database is closed"))
         if lane.waiting >= lane.max_waiting:
             return fail(Overloaded(RETRY_AFTER_MS, "The database has too much to do. Try again later."))
         answer: Deferred[T] = Deferred()
         lane.accepted()
-        lane.queue.put((work, answer))
+        lane.queue.put(_Job(work, answer, patient))
         return answer
 
-    def _start_thread(self, name: str, target: Callable[..., None], *args: Any) -> None:
-        thread = Thread(target=target, args=args, name=f"lmatrix-database-{name}", daemon=True)
-        self._threads.append(thread)
+    async def _start_thread(self, name: str, target: Callable[[Deferred[Any], Deferred[None]], None]) -> Any:
+        """Start a thread and wait until it says that it is ready; returns what it says."""
+        ready: Deferred[Any] = Deferred()
+        ended: Deferred[None] = Deferred()
+        thread = Thread(target=target, args=(ready, ended), name=f"lmatrix-database-{name}", daemon=True)
         thread.start()
+        answer = await ready
+        self._threads.append((thread, ended))
+        return answer
+
+    async def _end_threads(self) -> None:
+        """End the readers, then the writer: the last connection to close empties the write-ahead log."""
+        [(writer, writer_ended), *readers] = self._threads
+        for _ in readers:
+            self._reading.queue.put(None)
+        for _, ended in readers:
+            await ended
+        self._writing.queue.put(None)
+        await writer_ended
+        for thread in (writer, *(reader for reader, _ in readers)):
+            thread.join()  # it has said that it is at its end
 
     # -- In the writer thread -----------------------------------------------------------------------------------------
 
-    def _write_forever(self, opened: Deferred[Any]) -> None:
+    def _write_forever(self, ready: Deferred[Any], ended: Deferred[None]) -> None:
         writer = Writer(self._engine)
         try:
             applied = writer.open(schema_steps())
         except Exception as error:
-            self._reactor.callFromThread(opened.errback, error)
+            self._reactor.callFromThread(ready.errback, error)
             return
-        self._reactor.callFromThread(opened.callback, applied)
+        self._reactor.callFromThread(ready.callback, applied)
         ending = False
         while not ending:
             group, ending = self._next_group()
             if group:
                 started = self._reactor.seconds()
-                outcomes = writer.run([work for work, _ in group])
+                outcomes = self._run(writer, group)
                 self._metrics.commit_seconds.observe(self._reactor.seconds() - started)
                 self._metrics.batch_size.labels(what="commit").observe(len(group))
                 self._reactor.callFromThread(self._deliver, self._writing, group, outcomes)
         writer.close()
-        self._reactor.callFromThread(self._writer_ended.callback, None)
+        self._reactor.callFromThread(ended.callback, None)
+
+    def _run(self, writer: Writer, group: Sequence[_Job]) -> Sequence[Outcome]:
+        try:
+            return writer.run([job.work for job in group])
+        except BaseException as error:
+            # A work tried to end the thread, which others need.
+            self.log.failure("a group of {count} works was given up", count=len(group))
+            return [Failed(StorageFailed(f"{type(error).__name__}: {error}")) for _ in group]
 
     def _next_group(self) -> tuple[list[_Job], bool]:
         """Wait for a work, and take what is there besides; and whether that was the last."""
         queue = self._writing.queue
         job = queue.get()
         group: list[_Job] = []
+        until = self._reactor.seconds() + PATIENCE_SECONDS
+        wait = PATIENCE_SECONDS
         while job is not None:
             group.append(job)
             if len(group) == MAX_GROUP:
                 return group, False
+            # The clock may be set meanwhile.
+            wait = min(wait, max(0.0, until - self._reactor.seconds())) if job.patient else 0.0
             try:
-                job = queue.get_nowait()
+                job = queue.get(timeout=wait)
             except Empty:
                 return group, False
         return group, True
@@ -195,8 +216,9 @@ class SqliteDatabase:
         while (job := self._reading.queue.get()) is not None:
             outcome: Outcome
             try:
-                outcome = Done(run_read(connection, self._engine, job[0]))
-            except Exception as error:
+                outcome = Done(run_read(connection, self._engine, job.work))
+            except BaseException as error:
+                # Whatever it was, somebody waits for an answer, and others need this thread.
                 outcome = Failed(error)
             self._reactor.callFromThread(self._deliver, self._reading, [job], [outcome])
         connection.close()
@@ -206,11 +228,11 @@ class SqliteDatabase:
 
     def _deliver(self, lane: _Lane, group: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
         lane.finished(len(group))
-        for (_, answer), outcome in zip(group, outcomes, strict=True):
+        for job, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Failed):
-                answer.errback(outcome.error)
+                job.answer.errback(outcome.error)
             else:
-                answer.callback(outcome.value)
+                job.answer.callback(outcome.value)
 
 
 class _Lane:

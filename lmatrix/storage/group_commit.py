@@ -21,6 +21,8 @@ from lmatrix.storage.migrations import SchemaStep, migrate
 
 Work = Callable[[Transaction], Any]
 
+_log = Logger()
+
 
 @attrs.frozen(slots=True)
 class Done:
@@ -46,8 +48,6 @@ class Writer:
         engine: the database.
         before_commit: called just before each commit; what it raises is a failed commit. For tests.
     """
-
-    log = Logger()
 
     def __init__(self, engine: Engine, before_commit: Callable[[], None] | None = None) -> None:
         self._engine = engine
@@ -81,6 +81,9 @@ class Writer:
             connection.execute("COMMIT")
         except Exception as error:
             return self._all_failed(works, error)
+        except BaseException:
+            self._recover()
+            raise
         return outcomes
 
     def close(self) -> None:
@@ -90,7 +93,7 @@ class Writer:
         try:
             self._engine.before_close(self._connection)
         except Exception:
-            self.log.failure("the database could not be tidied up before closing")
+            _log.failure("the database could not be tidied up before closing")
         self._drop_connection()
 
     def crash(self) -> None:
@@ -114,13 +117,17 @@ class Writer:
                 raise
             connection.execute("ROLLBACK TO SAVEPOINT work")
             connection.execute("RELEASE SAVEPOINT work")
-            return Failed(self._engine.failure_of(error) or error)
+            failure = self._engine.failure_of(error)
+            if failure is None:
+                return Failed(error)
+            _log.error("a write failed: {reason}", reason=failure.reason)
+            return Failed(failure)
         connection.execute("RELEASE SAVEPOINT work")
         return Done(value)
 
     def _all_failed(self, works: Sequence[Work], error: Exception) -> list[Outcome]:
         failure = self._engine.failure_of(error) or StorageFailed(f"{type(error).__name__}: {error}")
-        self.log.error("a commit of {count} works failed: {reason}", count=len(works), reason=failure.reason)
+        _log.error("a commit of {count} works failed: {reason}", count=len(works), reason=failure.reason)
         self._recover()
         return [Failed(failure) for _ in works]
 
@@ -138,7 +145,7 @@ class Writer:
         try:
             connection.close()
         except Exception:
-            self.log.failure("a database connection could not be closed")
+            _log.failure("a database connection could not be closed")
 
 
 def run_read(connection: Connection, engine: Engine, work: Work) -> Any:
@@ -157,4 +164,5 @@ def run_read(connection: Connection, engine: Engine, work: Work) -> Any:
         failure = engine.failure_of(error)
         if failure is None or failure is error:
             raise
+        _log.error("a read failed: {reason}", reason=failure.reason)
         raise failure from error

@@ -54,8 +54,8 @@ class InlineDatabase:
         self._timer: IDelayedCall | None = None
         self._open = True
 
-    def write(self, work: Callable[[Transaction], T]) -> Deferred[T]:
-        """See :class:`~lmatrix.rooms.interfaces.Database`."""
+    def write(self, work: Callable[[Transaction], T], *, patient: bool = False) -> Deferred[T]:
+        """See :class:`~lmatrix.rooms.interfaces.Database`. Without a clock nothing is gained by patience."""
         if not self._open:
             return fail(ShuttingDown("the database is closed"))
         answer: Deferred[T] = Deferred()

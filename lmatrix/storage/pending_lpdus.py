@@ -71,6 +71,15 @@ class SqlPendingLpduStore:
         )
         return None if row is None else PendingLpdu(*row)
 
+    def for_room(self, tx: Transaction, room_id: str) -> list[PendingLpdu]:
+        """All of one room, ascending."""
+        rows = tx.rows(f"SELECT {_COLUMNS} FROM pending_lpdus WHERE room_id = ? ORDER BY pending_id", (room_id,))  # noqa: S608
+        return [PendingLpdu(*row) for row in rows]
+
+    def rooms(self, tx: Transaction) -> list[str]:
+        """Every room for which something is pending."""
+        return [room_id for (room_id,) in tx.rows("SELECT DISTINCT room_id FROM pending_lpdus ORDER BY room_id")]
+
     def hubs(self, tx: Transaction) -> list[str]:
         """Every hub for which something is pending."""
         return [hub for (hub,) in tx.rows("SELECT DISTINCT hub_server FROM pending_lpdus ORDER BY hub_server")]

@@ -96,6 +96,15 @@ class SqlRoomStore:
         )
         return stored_events(room_id, rows)
 
+    def oldest_before(self, tx: Transaction, room_id: str, position: int) -> StoredEvent | None:
+        """The oldest event that is reached from ``position`` downwards without crossing a hole between two runs."""
+        room_nid = find_room(tx, room_id)
+        if room_nid is None:
+            return None
+        lowest = reach_down(tx, room_nid, position)
+        events = self.events_between(tx, room_id, lowest - 1, position, 1)
+        return events[0] if events else None
+
     def events_before(self, tx: Transaction, room_id: str, position: int, limit: int) -> Sequence[StoredEvent]:
         """Positions ``p <= position``, descending, at most ``limit``, not across a hole between two runs."""
         room_nid = find_room(tx, room_id)

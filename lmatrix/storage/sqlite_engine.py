@@ -98,7 +98,9 @@ class SqliteEngine:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             return None
         if isinstance(error, sqlite3.DatabaseError):
-            return StorageFailed(f"{self._path}: {error}")
+            failure = StorageFailed(f"{self._path}: {error}")
+            failure.__cause__ = error
+            return failure
         return None
 
     def before_close(self, connection: Connection) -> None:
@@ -117,9 +119,7 @@ class SqliteEngine:
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").fetchall()
             connection.execute("PRAGMA foreign_keys = ON").fetchall()
             connection.execute("PRAGMA temp_store = MEMORY").fetchall()
-            if read_only:
-                connection.execute("PRAGMA query_only = ON").fetchall()
-            else:
+            if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'OFF'}").fetchall()
                 connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}").fetchall()

@@ -84,6 +84,22 @@ class InitialEventsTests(SynchronousTestCase):
         """Invitees' memberships are not among the events."""
         self.assertEqual(_types(invite=(BOB,)).count("m.room.member"), 1)
 
+    def test_default_power_levels(self) -> None:
+        """50 names the room and keeps order, the creator alone changes who may do what, everybody writes and invites."""
+        levels = _plan()["m.room.power_levels", ""]
+        self.assertEqual({levels[field] for field in ("users_default", "events_default", "invite")}, {0})
+        self.assertEqual({levels[field] for field in ("state_default", "ban", "kick", "redact")}, {50})
+        by_level: dict[int, set[str]] = {50: set(), 100: set()}
+        for event_type, level in levels["events"].items():
+            by_level[level].add(event_type.removeprefix("m.room."))
+        self.assertEqual(
+            by_level,
+            {
+                50: {"avatar", "canonical_alias", "name"},
+                100: {"encryption", "history_visibility", "power_levels", "server_acl", "tombstone"},
+            },
+        )
+
     def test_power_level_override(self) -> None:
         """Top-level fields are replaced, the others stay."""
         levels = _plan(power_level_content_override={"users": {BOB: 100}, "invite": 50})["m.room.power_levels", ""]

@@ -173,6 +173,24 @@ class ParseTests(SynchronousTestCase):
         raw = _changed(HUB_EVENT.fields, "prev_events", ["$a", "$b", "$c"])
         self.assertEqual(Pdu.parse(raw, I1).prev_events, ("$a", "$b", "$c"))
 
+    def test_bounds(self) -> None:
+        """65 536 bytes, ten auth events, twenty predecessors: the last that is allowed, and the first that is not."""
+        self.assertEqual(MAX_EVENT_BYTES, 65_536)
+        for key, limit in (("auth_events", 10), ("prev_events", 20)):
+            Pdu.parse(_changed(HUB_EVENT.fields, key, ["$x"] * limit), V2)
+            error = self.assertRaises(
+                SchemaViolation, Pdu.parse, _changed(HUB_EVENT.fields, key, ["$x"] * (limit + 1)), V2
+            )
+            self.assertEqual(error.field, key)
+        for ts in (2**53 - 1, -(2**53 - 1), 0):
+            self.assertEqual(Lpdu.parse(_changed(LPDU.fields, "origin_server_ts", ts), I1).origin_server_ts, ts)
+        self.assertRaises(SchemaViolation, Lpdu.parse, _changed(LPDU.fields, "origin_server_ts", -(2**53)), I1)
+
+    def test_nothing_before_it(self) -> None:
+        """Without hub_server, too, every event but the first follows another."""
+        error = self.assertRaises(SchemaViolation, Pdu.parse, _changed(HUB_EVENT.fields, "prev_events", []), V2)
+        self.assertEqual(error.field, "prev_events")
+
     def test_create(self) -> None:
         """Only the create event follows none. That it must not follow any is for the auth rules to say."""
         self.assertEqual(Pdu.parse(CREATE.fields, I1).prev_events, ())

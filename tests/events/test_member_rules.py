@@ -223,7 +223,13 @@ class BanTests(SynchronousTestCase):
         ),
         rejected("5.6.1", "where_there_is_no_rule", membership(CAROL, "knock")),
         rejected("5.6.2", "for_another", membership(CAROL, "knock", sender=BOB), room(_rule("knock"))),
-        rejected("5.6.4", "of_a_banned_user", membership(CAROL, "knock"), room(_rule("knock"), members={CAROL: "ban"})),
+        rejected(
+            "5.6.4",
+            "of_a_banned_user",
+            membership(CAROL, "knock"),
+            room(_rule("knock"), members={CAROL: "ban"}),
+            says="banned",
+        ),
         rejected("5.6.4", "of_a_member", membership(BOB, "knock"), room(_rule("knock"))),
         allowed("5.6.3", "outsider", membership(CAROL, "knock"), room(_rule("knock"))),
         *(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
+from lmatrix.canonical_json import encode
 from lmatrix.errors import SchemaViolation
 from lmatrix.events.state import StateMap
-from lmatrix.events.stripped_state import MAX_STRIPPED_EVENTS, check_stripped, stripped
+from lmatrix.events.stripped_state import check_stripped, stripped
 
 from .builders import ALICE, BOB, member, power_levels, room, state_event
 from .strategies import THOROUGH, json_values
@@ -58,9 +59,16 @@ class CheckStrippedTests(SynchronousTestCase):
             [GOOD | {"content": {"x": float("nan")}}],
             [GOOD | {"content": {"x": "y" * 70_000}}],
             [{key: GOOD[key] for key in ("type", "state_key", "content")}],
-            [GOOD] * (MAX_STRIPPED_EVENTS + 1),
         ):
             self.assertRaises(SchemaViolation, check_stripped, raw)
+
+    def test_bounds(self) -> None:
+        """A hundred events, each as large as an event may be."""
+        self.assertEqual(len(check_stripped([GOOD] * 100)), 100)
+        self.assertRaises(SchemaViolation, check_stripped, [GOOD] * 101)
+        slack = 65_536 - len(encode(GOOD | {"content": {"x": ""}}))
+        check_stripped([GOOD | {"content": {"x": "y" * slack}}])
+        self.assertRaises(SchemaViolation, check_stripped, [GOOD | {"content": {"x": "y" * (slack + 1)}}])
 
     @THOROUGH
     @given(json_values)

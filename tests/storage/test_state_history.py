@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,13 +176,9 @@ class StateHistoryProperties(StorageTestCase):
                 read(lambda tx, k=key: rooms.state_history(tx, ROOM, *k))  # type: ignore[misc]
             )
             values = ids(list(history))
-            self.assertTrue(all(a != b for a, b in zip(values, values[1:], strict=False)))
-            known = [chain[i].event_id for p, i in sorted(server.held.items()) if chain[i].type == key[0]]
-            known = [
-                e
-                for e in known
-                if (server.by_id(e).state_key or "") == key[1] and server.by_id(e).state_key is not None
-            ]
+            self.assertTrue(all(a != b for a, b in pairwise(values)))
+            held = [chain[index] for _, index in sorted(server.held.items())]
+            known = [event.event_id for event in held if (event.type, event.state_key) == key]
             self.assertEqual([v for v in values if v in known], known)
         first = max(server.firsts)
         for after in range(first, max(server.held) + 1):
@@ -207,7 +205,7 @@ class SnapshotTests(StorageTestCase):
         self.assertEqual((unplaced.position, unplaced.stream), (0, None))
 
     def test_an_event_of_the_snapshot_is_appended(self) -> None:
-        """An event that came with the snapshot and then as a live event (our own join, with prototypes) is one event."""
+        """An event that came with the snapshot and then as a live one (our own join, with prototypes) is one event."""
         self.make_room(first_position=SEGMENT_STRIDE)
         joined = state_of(KEYS[2], 1, [])
         self.write(lambda tx: self.rooms.put_state_snapshot(tx, ROOM, SEGMENT_STRIDE - 1, [joined]))
@@ -259,3 +257,19 @@ class SnapshotTests(StorageTestCase):
         room = self.read(lambda tx: self.rooms.load_room(tx, ROOM))
         assert room is not None
         self.assertEqual(list(room.state), [])
+
+    def test_fetched_state_that_no_snapshot_had(self) -> None:
+        """State that only fetched history has is found there, whatever the snapshot kept silent about."""
+        self.make_room(first_position=SEGMENT_STRIDE)
+        self.append(placed(SEGMENT_STRIDE, pdu(5)))
+        topics = [state_of(KEYS[0], number, []) for number in (1, 2, 3)]
+        history = [placed(SEGMENT_STRIDE - 5 + n, topic) for n, topic in enumerate(topics, 1)]
+        history.append(placed(SEGMENT_STRIDE - 1, pdu(4)))
+        self.write(lambda tx: self.rooms.prepend(tx, ROOM, history))
+        for position, topic in ((SEGMENT_STRIDE - 3, topics[0]), (SEGMENT_STRIDE - 2, topics[1])):
+            state = self.read(lambda tx, p=position: self.rooms.state_before(tx, ROOM, p))
+            self.assertEqual(ids(state), [topic.event_id])
+        low, high = SEGMENT_STRIDE - 4, SEGMENT_STRIDE - 2
+        changed = self.read(lambda tx: self.timeline.state_between(tx, ROOM, low, high))
+        self.assertEqual(ids(changed), [topics[2].event_id])
+        self.assertEqual(self.read(lambda tx: self.rooms.state_before(tx, ROOM, SEGMENT_STRIDE + 1)), [])
