@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.announcer import Announcer
+from lmatrix.rooms.asking import Asker
 from lmatrix.rooms.candidacy import Candidacy
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.departing import Departer
@@ -38,6 +39,7 @@ from lmatrix.rooms.interfaces import (
 from lmatrix.rooms.invitations import Invitations, InvitePolicy
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
+from lmatrix.rooms.knocking import Knocker
 from lmatrix.rooms.local_users import LocalUsers
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.participant import Participant
@@ -126,6 +128,7 @@ class RoomsFloor:
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus)
         announcer.attach(inviter, outbox, resender, transfer)
         timestamps = Timestamps(clock)
+        asker = Asker(identity, peers, timestamps)
         scrollback = Scrollback(rooms, checker, database, stores.rooms, peers)
         transactions = Transactions(database, stores.transactions, clock, may_overlap)
         local_users = LocalUsers(
@@ -135,8 +138,9 @@ class RoomsFloor:
             outbox,
             inviter,
             invitations,
-            Joiner(identity, rooms, checker, database, stores.rooms, peers, timestamps),
-            Departer(identity, peers, timestamps),
+            Joiner(identity, rooms, checker, database, stores.rooms, asker, peers),
+            Departer(asker, peers),
+            Knocker(identity, asker, peers, database, stores.invites, audience),
             scrollback,
             transfer,
             peers,

@@ -154,7 +154,7 @@ class PendingInvite:
     """An invite (or knock) of a local user for a room that this server is not in.
 
     Attributes:
-        canonical: the invite PDU's canonical JSON.
+        canonical: the invite PDU's canonical JSON; a knock's LPDU, since nobody tells us the event that it became.
         stripped_state: list of stripped state events, unverified.
         hub_server: the server that sent it.
         stream: where it stands in the stream, for ``/sync``.
@@ -313,7 +313,7 @@ class InviteStore(Protocol):
         room_id: str,
         room_version: str,
         hub_server: str,
-        pdu: Pdu,
+        pdu: Pdu | Lpdu,
         stripped_state: Sequence[JsonObject],
     ) -> int:
         """Replaces what there was for the user and room; returns its stream position."""

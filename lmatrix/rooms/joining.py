@@ -18,13 +18,12 @@ from lmatrix.errors import (
     LMatrixError,
     NotFound,
     PeerMisbehaved,
-    PeerRefused,
 )
 from lmatrix.events.auth_rules import authorise
-from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu, Pdu
-from lmatrix.events.room_versions import RoomVersion, known_room_versions, room_version
+from lmatrix.events.room_versions import RoomVersion
 from lmatrix.events.state import StateEvent, StateMap
+from lmatrix.rooms.asking import Asker
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import (
@@ -38,9 +37,6 @@ from lmatrix.rooms.interfaces import (
     Standing,
 )
 from lmatrix.rooms.registry import LoadedRoom, Rooms
-from lmatrix.rooms.timestamps import Timestamps
-
-MAX_HUB_REDIRECTIONS = 3
 
 
 @attrs.frozen(slots=True)
@@ -59,8 +55,7 @@ class Joiner:
         rooms: where the room will be.
         checker: verifies what the hub answers.
         database, store: where the log starts.
-        peers: the way to hubs.
-        timestamps: for the time of the join.
+        asker, peers: the way to hubs.
     """
 
     log = Logger()
@@ -72,8 +67,8 @@ class Joiner:
         checker: EventChecker,
         database: Database,
         store: RoomStore,
+        asker: Asker,
         peers: Peers,
-        timestamps: Timestamps,
     ) -> None:
         self._identity = identity
         self._rooms = rooms
@@ -81,7 +76,7 @@ class Joiner:
         self._database = database
         self._store = store
         self._peers = peers
-        self._timestamps = timestamps
+        self._asker = asker
 
     async def join(
         self, user_id: str, room_id: str, candidates: Sequence[str], extra_content: JsonObject
@@ -125,7 +120,9 @@ class Joiner:
     async def _join_through(
         self, server: str, user_id: str, room_id: str, present: LoadedRoom | None, extra_content: JsonObject
     ) -> tuple[LoadedRoom, int]:
-        hub, version, lpdu = await self._template(server, user_id, room_id, extra_content)
+        content = {**extra_content, "membership": "join"}
+        asked = await self._asker.ask(server, "join", room_id, user_id, content)
+        hub, version, lpdu = asked.hub, asked.version, asked.lpdu
         self._rooms.expect_events(room_id, hub)
         try:
             answer = await self._peers.send_membership(hub, "join", version, lpdu)
@@ -139,46 +136,6 @@ class Joiner:
             self._rooms.expect_events(room_id, None)
         self.log.info("{room_id}: {user_id} joined; the hub is {hub}", room_id=room_id, user_id=user_id, hub=hub)
         return loaded, streams[0]
-
-    async def _template(
-        self, server: str, user_id: str, room_id: str, extra_content: JsonObject
-    ) -> tuple[str, RoomVersion, Lpdu]:
-        hub = server
-        for _ in range(MAX_HUB_REDIRECTIONS + 1):
-            try:
-                template = await self._peers.make_membership(hub, "join", room_id, user_id, known_room_versions())
-                break
-            except PeerRefused as error:
-                named = error.body.get("hub_server")
-                if error.errcode != "M_WRONG_SERVER" or not isinstance(named, str) or named == hub:
-                    raise
-                hub = named
-        else:
-            raise PeerMisbehaved(server, f"no server of {room_id} admits to be its hub")
-        if template.room_version is None:
-            # A bare template (the I-D's form) does not say; a hub that answered supports one of those that we named,
-            # and only prototypes answer so.
-            version = room_version(known_room_versions()[-1])
-        else:
-            version = room_version(template.room_version)
-        named_hub = template.event.get("hub_server")
-        hub_server = named_hub if isinstance(named_hub, str) else hub
-        return (
-            hub,
-            version,
-            build_lpdu(
-                version,
-                room_id=room_id,
-                type="m.room.member",
-                sender=user_id,
-                content={**extra_content, "membership": "join"},
-                origin_server_ts=self._timestamps.next(user_id),
-                hub_server=hub_server,
-                server_name=self._identity.server_name,
-                keys=self._identity.keys,
-                state_key=user_id,
-            ),
-        )
 
     async def _check_answer(self, hub: str, version: RoomVersion, lpdu: Lpdu, answer: JsonObject) -> _Snapshot:
         """Verify a ``send_join`` answer.
@@ -229,7 +186,9 @@ class Joiner:
                 self.log.warn("{event_id}: its auth events are missing or refused", event_id=pdu.event_id)
                 continue
             try:
-                authorise(pdu, StateMap(auth_events), prev_events=pdu.prev_events, auth_events=auth_events)
+                # The I-D selects no join rules for a knock, so that it cannot be judged by its auth events alone.
+                if not (pdu.type == "m.room.member" and pdu.content.get("membership") == "knock"):
+                    authorise(pdu, StateMap(auth_events), prev_events=pdu.prev_events, auth_events=auth_events)
             except EventRejected as error:
                 self.log.warn(
                     "{event_id} breaks rule {rule}: {error}", event_id=pdu.event_id, rule=error.rule, error=error

@@ -30,6 +30,7 @@ from lmatrix.rooms.interfaces import ClientTransactionStore, Database, JsonObjec
 from lmatrix.rooms.invitations import Invitations
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
+from lmatrix.rooms.knocking import Knocker
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.room import RoomDraft
@@ -58,7 +59,7 @@ class LocalUsers:
 
     Args:
         identity: who signs.
-        rooms, hub, outbox, inviter, invitations, joiner, departer, scrollback, transfer: who carries it out.
+        rooms, hub, outbox, inviter, invitations, joiner, departer, knocker, scrollback, transfer: who carries it out.
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
         audience: told of joins, whose log starts past the sequencer.
@@ -77,6 +78,7 @@ class LocalUsers:
         invitations: Invitations,
         joiner: Joiner,
         departer: Departer,
+        knocker: Knocker,
         scrollback: Scrollback,
         transfer: HubTransfer,
         peers: Peers,
@@ -96,6 +98,7 @@ class LocalUsers:
         self._invitations = invitations
         self._joiner = joiner
         self._departer = departer
+        self._knocker = knocker
         self._scrollback = scrollback
         self._transfer = transfer
         self._peers = peers
@@ -233,6 +236,25 @@ class LocalUsers:
         if loaded.room.membership(user_id) != "join":
             await self._send(loaded, user_id, "m.room.member", content, user_id, None)
         await self._invitations.ended(user_id, room_id, None)
+        return room_id
+
+    async def knock(self, user_id: str, room_id: str, via: Sequence[str], reason: str | None) -> str:
+        """Ask to be invited into a room; returns its room ID.
+
+        Args:
+            via: servers that may know the room, best first.
+
+        Raises:
+            EventRejected, SendFailed: one cannot knock on this room.
+            NotFound, PeerError: it could not be found, or its hub does not take the knock.
+        """
+        content = _member_content("knock", reason)
+        loaded = await self._rooms.loaded(room_id)
+        if loaded is not None and loaded.room.is_participating:
+            await self._send(loaded, user_id, "m.room.member", content, user_id, None)
+            return room_id
+        candidates = list(dict.fromkeys([*via, server_of(room_id)]))
+        await self._knocker.knock(user_id, room_id, candidates, content)
         return room_id
 
     async def leave(self, user_id: str, room_id: str, reason: str | None) -> None:

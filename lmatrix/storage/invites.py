@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from lmatrix.canonical_json import encode, parse
-from lmatrix.events.forms import Pdu
+from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.rooms.interfaces import JsonObject, PendingInvite
 from lmatrix.storage.engine import Numbering, Row, Transaction
 
@@ -45,7 +45,7 @@ class SqlInviteStore:
         room_id: str,
         room_version: str,
         hub_server: str,
-        pdu: Pdu,
+        pdu: Pdu | Lpdu,
         stripped_state: Sequence[JsonObject],
     ) -> int:
         """Keep an invite; returns its stream position."""

@@ -85,7 +85,7 @@ class InitialEventsTests(SynchronousTestCase):
         self.assertEqual(_types(invite=(BOB,)).count("m.room.member"), 1)
 
     def test_default_power_levels(self) -> None:
-        """50 names the room and keeps order, the creator alone changes who may do what, everybody writes and invites."""
+        """50 names the room and keeps order, the creator alone changes who may do what, anybody writes and invites."""
         levels = _plan()["m.room.power_levels", ""]
         self.assertEqual({levels[field] for field in ("users_default", "events_default", "invite")}, {0})
         self.assertEqual({levels[field] for field in ("state_default", "ban", "kick", "redact")}, {50})

@@ -20,7 +20,7 @@ from lmatrix.errors import (
     WrongServer,
 )
 from lmatrix.events.building import build_lpdu
-from lmatrix.events.creation import Preset
+from lmatrix.events.creation import InitialEvent, Preset
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import V02, room_version
 from tests.rooms.network import NetworkTestCase, Server, done, result_of
@@ -288,6 +288,68 @@ class InviteTests(NetworkTestCase):
             body = {"event": event, "room_version": "I.1", "invite_room_state": [], **change}
             taking = Deferred.fromCoroutine(self.north.floor.handshakes.invite(origin, f"bad{number}", body))
             self.failureResultOf(taking, expected)
+
+
+class KnockTests(NetworkTestCase):
+    """Asking to be let in."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.hub.create_room(
+            self.alice,
+            preset=Preset.PRIVATE_CHAT,
+            name="Door",
+            initial_state=[InitialEvent("m.room.join_rules", "", {"join_rule": "knock"})],
+        )
+
+    def knock(self, server: Server, user_id: str, *via: str) -> Deferred[str]:
+        knocking = Deferred.fromCoroutine(server.floor.local_users.knock(user_id, self.room_id, via, "let me in"))
+        self.network.settle()
+        return knocking
+
+    def pending(self) -> Any:
+        return result_of(self.north.database.read(lambda tx: self.north.invites.get(tx, self.bob, self.room_id)))
+
+    def test_a_knock_that_is_answered(self) -> None:
+        """A knock shows the room's stripped state, is seen by the room, and an invite takes its place."""
+        self.successResultOf(self.knock(self.north, self.bob, self.hub.name))
+        self.assertIn({"name": "Door"}, [event["content"] for event in self.pending().stripped_state])
+        self.assertEqual({"membership": "knock", "reason": "let me in"}, self.hub.pdus(self.room_id)[-1].content)
+        done(self.hub.floor.local_users.invite(self.room_id, self.alice, self.bob, None))
+        self.assertEqual("invite", parse_object(self.pending().canonical)["content"]["membership"])
+        self.north.join(self.bob, self.room_id)
+        self.say(self.north, self.room_id, self.bob, "thanks")
+
+    def test_a_knock_that_is_refused(self) -> None:
+        """A kick of the knocking user reaches them."""
+        self.successResultOf(self.knock(self.north, self.bob, self.hub.name))
+        done(self.hub.floor.local_users.membership(self.room_id, self.alice, self.bob, "leave", "no"))
+        self.network.settle()
+        self.assertIsNone(self.pending())
+
+    def test_a_knock_that_is_taken_back(self) -> None:
+        """Who knocks may think better of it."""
+        self.successResultOf(self.knock(self.north, self.bob, self.hub.name))
+        done(self.north.floor.local_users.leave(self.bob, self.room_id, None))
+        self.assertIsNone(self.pending())
+        self.assertEqual("leave", done(self.hub.floor.rooms.load(self.room_id)).membership(self.bob))
+
+    def test_a_second_user_of_a_server_knocks_directly(self) -> None:
+        """A server that is in the room sends its user's knock as an ordinary event."""
+        done(self.hub.floor.local_users.invite(self.room_id, self.alice, self.bob, None))
+        self.north.join(self.bob, self.room_id)
+        dave = self.north.user("dave")
+        self.network.requests.clear()
+        self.successResultOf(self.knock(self.north, dave))
+        self.assertNotIn("make_knock", {what for _, _, what in self.network.requests})
+        self.assertEqual("knock", done(self.north.floor.rooms.load(self.room_id)).membership(dave))
+
+    def test_rooms_without_a_door(self) -> None:
+        """Where the join rule is not knock, or the room is not found, the reason is told."""
+        self.room_id = self.hub.create_room(self.alice)
+        self.failureResultOf(self.knock(self.north, self.bob, self.hub.name), PeerRefused)
+        self.room_id = "!nowhere:north.example"
+        self.failureResultOf(self.knock(self.north, self.bob), NotFound)
 
 
 class HandshakeTests(NetworkTestCase):

@@ -72,7 +72,7 @@ class TransferTests(NetworkTestCase):
             )
 
     def test_the_room_goes_on_with_another_hub(self) -> None:
-        """After the move all agree on the hub, everybody's events reach everybody, in one chain; also after restarts."""
+        """After the move all agree on the hub and everybody hears everybody, in one chain; also after restarts."""
         self.everybody_speaks("before")
         event_id = self.successResultOf(self.transfer(self.hub, self.north))
         self.assertEqual(event_id, self.south.log(self.room_id)[-1].event_id)
@@ -94,7 +94,7 @@ class TransferTests(NetworkTestCase):
         self.assert_whole()
 
     def test_the_event_bears_both_signatures(self) -> None:
-        """The new hub signed the LPDU for the old one, and the old one the PDU; the content says what and until when."""
+        """The new hub signed the LPDU, the old one the PDU; the content says which head it follows, until when."""
         head = self.hub.log(self.room_id)[-1].event_id
         self.successResultOf(self.transfer(self.hub, self.north))
         pdu = self.hub.pdus(self.room_id)[-1]
