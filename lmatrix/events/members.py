@@ -21,6 +21,10 @@ from lmatrix.canonical_json import MAX_SAFE_INTEGER
 Members = dict[str, bytes]
 """Field name → ``"key":value``; iteration is in canonical order."""
 
+MAX_EVENT_DEPTH: Final = canonical_json.MAX_DEPTH - 10
+"""How deep a field of an event may be nested: less than JSON that is parsed may be, so that whatever wraps the event on its
+way (a transaction, an answer) can be parsed too, and one deep event cannot hold up those that travel with it."""
+
 _PREFIXES: Final = {
     name: b'"%b":' % name.encode("ascii")
     for name in (
@@ -59,7 +63,7 @@ def member(key: str, value: object) -> bytes:
         return prefix + encode_text(value)
     if type(value) is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
         return prefix + b"%d" % value
-    return prefix + canonical_json.encode(value)
+    return prefix + canonical_json.encode(value, max_depth=MAX_EVENT_DEPTH)
 
 
 def encode_text(text: str) -> bytes:

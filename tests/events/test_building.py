@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.crypto.keys import SigningKey
@@ -184,3 +186,24 @@ class AddSignatureTests(SynchronousTestCase):
         slack = MAX_EVENT_BYTES - len(build_hub_event(I1, **hub_arguments(content=content)).canonical)
         pdu = build_hub_event(I1, **hub_arguments(content={"x": "y" * slack}))
         self.assertRaises(EventTooLarge, add_signature, pdu, THIRD, [KEYS[THIRD]])
+
+
+class DepthTests(SynchronousTestCase):
+    """Events that would not survive being wrapped."""
+
+    def test_deep_content_is_no_event(self) -> None:
+        """Content too deep for the transaction that would carry it is refused when it is built, and when it comes."""
+        shallow, deep = _nested(80), _nested(95)
+        with self.assertRaises(SchemaViolation):
+            build_lpdu(I1, **lpdu_arguments(content=deep))
+        fields = dict(build_lpdu(I1, **lpdu_arguments(content=shallow)).fields)
+        Lpdu.parse(fields, I1)
+        with self.assertRaises(SchemaViolation):
+            Lpdu.parse({**fields, "content": deep}, I1)
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"deep": value}
+    return value
