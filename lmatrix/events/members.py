@@ -22,8 +22,10 @@ Members = dict[str, bytes]
 """Field name → ``"key":value``; iteration is in canonical order."""
 
 MAX_EVENT_DEPTH: Final = canonical_json.MAX_DEPTH - 10
-"""How deep a field of an event may be nested: less than JSON that is parsed may be, so that whatever wraps the event on its
-way (a transaction, an answer) can be parsed too, and one deep event cannot hold up those that travel with it."""
+"""How deep a field of an event may be nested: less than JSON that is parsed may be.
+
+Whatever wraps the event on its way (a transaction, an answer) can then be parsed too, and one deep event cannot hold up
+those that travel with it."""
 
 _PREFIXES: Final = {
     name: b'"%b":' % name.encode("ascii")
