@@ -1,4 +1,4 @@
-"""Who is in a room: invite, join, leave, forget, kick, ban, unban (Client-Server API v1.11, "Room membership").
+"""Who is in a room: invite, join, knock, leave, forget, kick, ban, unban (Client-Server API v1.11, "Room membership").
 
 Owns: the endpoints that change a membership. The auth rules decide in the room; what is checked here is only what the
 Client-Server API asks beyond them (a kick is for somebody who is in the room, an unban for somebody who is banned).
@@ -41,6 +41,7 @@ class Membership:
             Endpoint("POST", "/rooms/{roomId}/invite", self._invite, "invite"),
             Endpoint("POST", "/rooms/{roomId}/join", self._join_room, "join"),
             Endpoint("POST", "/join/{roomIdOrAlias}", self._join, "join"),
+            Endpoint("POST", "/knock/{roomIdOrAlias}", self._knock, "knock"),
             Endpoint("POST", "/rooms/{roomId}/leave", self._leave, "leave"),
             Endpoint("POST", "/rooms/{roomId}/forget", self._forget, "forget"),
             Endpoint("POST", "/rooms/{roomId}/kick", self._kick, "kick"),
@@ -60,10 +61,12 @@ class Membership:
         return await self._join_known(room_id_in(request.params), request, requester)
 
     async def _join(self, request: JsonRequest, requester: Requester) -> Answer:
-        room = request.params["roomIdOrAlias"]
-        if room.startswith("#"):
-            raise NotFound(f"The room alias {room[: ids.MAX_ID_BYTES]} is not known: this server has no room aliases")
-        return await self._join_known(room_id_in(request.params, "roomIdOrAlias"), request, requester)
+        return await self._join_known(_room_named(request), request, requester)
+
+    async def _knock(self, request: JsonRequest, requester: Requester) -> Answer:
+        room_id, body = _room_named(request), request.json_or_empty()
+        via = _servers_named(request)
+        return {"room_id": await self._rooms.knock(requester.user_id, room_id, via, reason_of(body))}
 
     async def _join_known(self, room_id: str, request: JsonRequest, requester: Requester) -> Answer:
         body = request.json_or_empty()
@@ -113,6 +116,14 @@ class Membership:
         """``None`` for somebody who never had to do with the room."""
         found = await self._database.read(lambda tx: self._timeline.user_in_room(tx, room_id, user_id))
         return None if found is None else found.membership
+
+
+def _room_named(request: JsonRequest) -> str:
+    """The room ID of a path that may have an alias instead."""
+    room = request.params["roomIdOrAlias"]
+    if room.startswith("#"):
+        raise NotFound(f"The room alias {room[: ids.MAX_ID_BYTES]} is not known: this server has no room aliases")
+    return room_id_in(request.params, "roomIdOrAlias")
 
 
 def _servers_named(request: JsonRequest) -> Sequence[str]:

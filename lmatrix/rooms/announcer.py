@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from lmatrix.ids import server_of
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Delivery, LocalAudience
 from lmatrix.rooms.inviting import Inviter
@@ -59,7 +60,17 @@ class Announcer:
         if self._outbox is not None:
             self._outbox.echoed(commit.draft)
         if commit.streams:
-            self._audience.stream_advanced(max(commit.streams), room.room_id)
+            last = max(commit.streams)
+            self._audience.stream_advanced(last, room.room_id)
+            # An event that brings a user into the room finds nobody listening to the room for them yet.
+            members = {
+                appended.pdu.state_key
+                for appended in commit.draft.events
+                if appended.pdu.type == "m.room.member" and appended.pdu.state_key is not None
+            }
+            ours = sorted(user_id for user_id in members if server_of(user_id) == room.server_name)
+            if ours:
+                self._audience.stream_advanced(last, room.room_id, ours)
         if self._resender is not None and commit.draft.hub_server != commit.draft.hub_before:
             self._by_itself(self._resender.hub_changed(room.room_id), room.room_id)
         deserted = commit.draft.own_users_left and room.joined_per_server[room.server_name] == 0

@@ -65,19 +65,23 @@ class Asker:
         # prototypes answer so.
         version = room_version(template.room_version or known_room_versions()[-1])
         named_hub = template.event.get("hub_server")
-        lpdu = build_lpdu(
+        hub_server = named_hub if isinstance(named_hub, str) else hub
+        return Asked(hub, version, self.signed(hub_server, version, room_id, user_id, content))
+
+    def signed(self, hub_server: str, version: RoomVersion, room_id: str, user_id: str, content: JsonObject) -> Lpdu:
+        """A user's event about their own membership, signed for a hub."""
+        return build_lpdu(
             version,
             room_id=room_id,
             type="m.room.member",
             sender=user_id,
             content=content,
             origin_server_ts=self._timestamps.next(user_id),
-            hub_server=named_hub if isinstance(named_hub, str) else hub,
+            hub_server=hub_server,
             server_name=self._identity.server_name,
             keys=self._identity.keys,
             state_key=user_id,
         )
-        return Asked(hub, version, lpdu)
 
     async def _template(
         self, server: str, membership: str, room_id: str, user_id: str

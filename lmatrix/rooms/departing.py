@@ -9,6 +9,8 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from lmatrix.errors import PeerError
+from lmatrix.events.forms import Lpdu
+from lmatrix.events.room_versions import room_version
 from lmatrix.rooms.asking import Asker
 from lmatrix.rooms.interfaces import JsonObject, Peers, PendingInvite
 
@@ -26,9 +28,10 @@ class Departer:
         self._asker = asker
         self._peers = peers
 
-    async def decline(self, invite: PendingInvite, content: JsonObject) -> None:
-        """Tell the hub that the user does not come. A hub that cannot be told is logged, and does not keep the invite
-        alive.
+    async def decline(self, invite: PendingInvite, content: JsonObject) -> Lpdu:
+        """Tell the hub that the user does not come; returns the event that says so.
+
+        A hub that cannot be told is logged, and does not keep the invite alive.
         """
         try:
             asked = await self._asker.ask(invite.hub_server, "leave", invite.room_id, invite.user_id, content)
@@ -41,3 +44,6 @@ class Departer:
                 hub=invite.hub_server,
                 error=error,
             )
+            version = room_version(invite.room_version)
+            return self._asker.signed(invite.hub_server, version, invite.room_id, invite.user_id, content)
+        return asked.lpdu

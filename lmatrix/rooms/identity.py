@@ -7,16 +7,18 @@ import attrs
 from lmatrix.crypto.keys import SigningKey
 
 
-@attrs.frozen(slots=True)
+@attrs.define(slots=True, eq=False)
 class ServerIdentity:
-    """This server's name and its active signing keys (at least one).
+    """This server's name, for ever, and its active signing keys (at least one), until they are replaced.
+
+    Whoever signs takes ``keys`` anew each time: they are replaced, all at once, when the administrator changes them.
 
     Attributes:
         server_name: the I-D's server name.
         keys: active ``ed25519`` keys; everything is signed with each of them.
     """
 
-    server_name: str
+    server_name: str = attrs.field(on_setattr=attrs.setters.frozen)
     keys: tuple[SigningKey, ...] = attrs.field(repr=False, validator=attrs.validators.min_len(1))
 
     def owns(self, user_id: str) -> bool:

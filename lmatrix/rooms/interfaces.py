@@ -318,7 +318,7 @@ class InviteStore(Protocol):
     ) -> int:
         """Replaces what there was for the user and room; returns its stream position."""
 
-    def remove(self, tx: Any, user_id: str, room_id: str, by: Pdu | None = None) -> int | None:
+    def remove(self, tx: Any, user_id: str, room_id: str, by: Pdu | Lpdu | None = None) -> int | None:
         """``by`` is the membership event that ended it (a leave), shown to the user by ``/sync``; ``None`` on a join.
 
         Returns the stream position at which it ended; ``None`` when there was nothing to remove."""

@@ -21,7 +21,7 @@ from lmatrix.errors import (
     UnsupportedRoomVersion,
 )
 from lmatrix.events.building import add_signature
-from lmatrix.events.forms import Pdu
+from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.events.room_versions import RoomVersion, room_version
 from lmatrix.events.stripped_state import check_stripped
 from lmatrix.ids import server_of
@@ -132,7 +132,7 @@ class Invitations:
             await self.ended(user_id, room_id, pdu)
         return True
 
-    async def ended(self, user_id: str, room_id: str, by: Pdu | None) -> None:
+    async def ended(self, user_id: str, room_id: str, by: Pdu | Lpdu | None) -> None:
         """An invite is over: by a leave or ban, or ``None`` when the user joined."""
         stream = await self._database.write(lambda tx: self._store.remove(tx, user_id, room_id, by))
         if stream is not None:

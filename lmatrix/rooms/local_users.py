@@ -231,6 +231,7 @@ class LocalUsers:
             loaded, stream = await self._joiner.join(user_id, room_id, candidates, content)
             if stream is not None:
                 self._audience.stream_advanced(stream, room_id)
+                self._audience.stream_advanced(stream, room_id, (user_id,))
                 await self._invitations.ended(user_id, room_id, None)
                 return room_id
         if loaded.room.membership(user_id) != "join":
@@ -273,8 +274,8 @@ class LocalUsers:
         invite = await self._invitations.pending(user_id, room_id)
         if invite is None:
             raise Forbidden(f"{user_id} is not in {room_id}")
-        await self._departer.decline(invite, content)
-        await self._invitations.ended(user_id, room_id, None)
+        declined = await self._departer.decline(invite, content)
+        await self._invitations.ended(user_id, room_id, declined)
 
     async def membership(self, room_id: str, sender: str, target: str, membership: str, reason: str | None) -> str:
         """Kick (``"leave"``), ban (``"ban"``) or unban (``"leave"``) a user; returns the event ID.

@@ -60,7 +60,7 @@ class SqlInviteStore:
         )
         return stream
 
-    def remove(self, tx: Transaction, user_id: str, room_id: str, by: Pdu | None = None) -> int | None:
+    def remove(self, tx: Transaction, user_id: str, room_id: str, by: Pdu | Lpdu | None = None) -> int | None:
         """End an invite; returns the end's stream position, ``None`` when nothing was pending."""
         rows = tx.rows(
             "UPDATE invites SET pending = 0, ended_by = ?, stream = ? WHERE user_id = ? AND room_id = ? AND pending = 1"

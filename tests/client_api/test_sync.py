@@ -170,6 +170,20 @@ class SyncTests(ClientTestCase):
         self.assertIn("m.room.create", types(room["state"]["events"]))
         self.assertEqual(answer["rooms"]["leave"], {})
 
+    def test_coming_back_later(self) -> None:
+        """After a stay that was told to its end, the next one begins after it: nothing is told again."""
+        self.anna.join(self.room_id)
+        self.alice.say(self.room_id, "first stay")
+        self.anna.leave(self.room_id)
+        since = self.anna.sync()["next_batch"]
+        self.alice.say(self.room_id, "away")
+        self.anna.join(self.room_id)
+        room = self.joined(self.anna.sync(since))
+        self.assertEqual(types(room["timeline"]["events"]), ["m.room.message", "m.room.member"])
+        self.assertEqual(bodies(room["timeline"]["events"]), ["away"])
+        self.assertTrue(room["timeline"]["limited"])
+        self.assertIn("m.room.create", types(room["state"]["events"]))
+
     def test_invites(self) -> None:
         """An invite, on the hub or from another server, shows what the room is and who invites, once."""
         room_id = self.alice.create_room(preset="private_chat", name="Private")
@@ -187,6 +201,25 @@ class SyncTests(ClientTestCase):
             self.assertIn(room_id, user.sync()["rooms"]["invite"])
             user.join(room_id)
             self.assertEqual(user.sync()["rooms"]["invite"], {})
+
+    def test_knocks(self) -> None:
+        """A knock, here or elsewhere, shows what the room is; it ends when one is let in."""
+        rules = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+        room_id = self.alice.create_room(preset="private_chat", name="Private", initial_state=[rules])
+        for user in (self.anna, self.bob):
+            since = user.sync()["next_batch"]
+            path = f"/knock/{enc(room_id)}"
+            self.assertEqual(user.ok("POST", path, {"reason": "please"}, via="hub.example"), {"room_id": room_id})
+            self.network.settle()
+            events = user.sync(since)["rooms"]["knock"][room_id]["knock_state"]["events"]
+            facts = {(event["type"], event["state_key"]): event["content"] for event in events}
+            self.assertEqual(facts["m.room.name", ""], {"name": "Private"})
+            self.assertEqual(facts["m.room.member", user.user_id], {"membership": "knock", "reason": "please"})
+            self.alice.ok("POST", f"/rooms/{enc(room_id)}/invite", {"user_id": user.user_id})
+            self.network.settle()
+            rooms = user.sync()["rooms"]
+            self.assertEqual((rooms["knock"], list(rooms["invite"])), ({}, [room_id]))
+        self.assert_refused(self.anna.call("POST", f"/knock/{enc('#here:hub.example')}", {}), 404, "M_NOT_FOUND")
 
     def test_invite_withdrawn(self) -> None:
         """A withdrawn invite is a left room, with the event that withdrew it and nothing of the room."""
@@ -307,6 +340,17 @@ class ParticipantSyncTests(ClientTestCase):
         self.assertEqual(bodies(found), ["missed", "4", "3", "2", "1", "0"])
         self.assertEqual(len({event["event_id"] for event in found}), len(found))
         self.assertEqual(types(found)[-1], "m.room.create")
+
+    def test_visibility_that_only_the_snapshot_tells(self) -> None:
+        """A visibility that was set long ago holds for the history that is fetched, before its event is."""
+        for value, expected in (("joined", []), ("shared", [104, 103, 102, 101])):
+            room_id = self.alice.create_room()
+            self.alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": value})
+            for number in range(105):
+                self.alice.say(room_id, str(number))
+            self.bob.join(room_id, "hub.example")
+            chunk = self.bob.messages(room_id, limit=5)["chunk"]
+            self.assertEqual(bodies(chunk), [str(number) for number in expected])
 
     def test_a_hub_that_cannot_be_reached(self) -> None:
         """Then history ends where it is held, and can be asked for again."""

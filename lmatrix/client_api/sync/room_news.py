@@ -191,7 +191,7 @@ class RoomNews:
         if stay.was_joined:
             return not window.complete
         # Older events may be visible that the client has not got, unless these begin where the room does.
-        return not window.complete
+        return not (window.complete and stay.floor == 0)
 
     def _entry(self, window: Window, state: Sequence[LogEvent], stay: _Stay, *, limited: bool) -> JsonObject:
         return {
