@@ -90,12 +90,13 @@ class TransactionReceiver:
         self._transactions = transactions
         self._metrics = metrics
 
-    async def receive(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
+    async def receive(self, origin: str, transaction_id: str, body: JsonObject, raw: bytes | None = None) -> bytes:
         """Carry out a transaction; the answer's canonical JSON, once everything accepted is on disk.
 
         Args:
             origin: the authenticated sender.
             body: ``{"pdus": [...], "edus": [...]}``.
+            raw: the same as it came, when it is at hand.
 
         Raises:
             BadRequest: too many PDUs or EDUs, or not lists of objects; nothing was looked at.
@@ -109,7 +110,7 @@ class TransactionReceiver:
         async def work(recorder: Recorder) -> bytes:
             return await self._carry_out(origin, pdus, edus, recorder)
 
-        return await self._transactions.once(origin, "send", transaction_id, body, work, exclusive=True)
+        return await self._transactions.once(origin, "send", transaction_id, body, work, exclusive=True, raw=raw)
 
     async def _carry_out(
         self, origin: str, pdus: Sequence[JsonObject], edus: Sequence[JsonObject], recorder: Recorder

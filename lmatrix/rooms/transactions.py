@@ -78,6 +78,7 @@ class Transactions:
         work: Callable[[Recorder], Awaitable[bytes]],
         *,
         exclusive: bool = False,
+        raw: bytes | None = None,
     ) -> bytes:
         """The answer to a transaction, from ``work`` or from before.
 
@@ -85,6 +86,7 @@ class Transactions:
             work: carries it out and returns the answer's canonical JSON. It may record the answer itself; otherwise
                 it is stored before it is given. When it raises, nothing is stored, and a repetition is carried out
                 anew.
+            raw: the body as it came, when it is at hand: hashing that saves encoding ``body``.
             exclusive: one at a time for each origin.
 
         Raises:
@@ -95,7 +97,7 @@ class Transactions:
         if not 0 < len(transaction_id.encode("utf-8", "replace")) <= MAX_TRANSACTION_ID:
             raise BadRequest(f"a transaction ID has 1 to {MAX_TRANSACTION_ID} bytes")
         key = (origin, endpoint)
-        body_hash = sha256_base64(encode(body))
+        body_hash = sha256_base64(encode(body) if raw is None else raw)
         for current in self._in_flight.get(key, ()):
             if current.transaction_id == transaction_id and current.body_hash == body_hash:
                 shared: Deferred[bytes] = Deferred()

@@ -11,8 +11,8 @@ from lmatrix.http.messages import JsonAnswer, JsonObject, JsonRequest
 class Receives(Protocol):
     """See :class:`lmatrix.rooms.inbound.TransactionReceiver`."""
 
-    async def receive(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
-        """Carry out a transaction; canonical JSON of the answer."""
+    async def receive(self, origin: str, transaction_id: str, body: JsonObject, raw: bytes | None = None) -> bytes:
+        """Carry out a transaction, ``raw`` being its body as it came; canonical JSON of the answer."""
 
 
 class SendResource:
@@ -30,4 +30,4 @@ class SendResource:
     async def put(self, request: JsonRequest) -> JsonAnswer:
         """Answer ``{"failed_pdus": …}`` once everything accepted is on disk."""
         origin, body = await self._admission.admit(request, limited=False)
-        return JsonAnswer(200, await self._receiver.receive(origin, request.params["txnId"], body))
+        return JsonAnswer(200, await self._receiver.receive(origin, request.params["txnId"], body, request.body))

@@ -16,6 +16,7 @@ from lmatrix.errors import Unauthenticated
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import room_version
+from lmatrix.federation.notary_choice import KeyQuery
 from lmatrix.federation.resources.admission import Admission, Authenticates
 from lmatrix.federation.resources.paths import UNSTABLE_PREFIX
 from lmatrix.federation.resources.routes import federation_table, key_table
@@ -58,7 +59,7 @@ class NotingRooms:
         if self.error is not None:
             raise self.error
 
-    async def receive(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
+    async def receive(self, origin: str, transaction_id: str, body: JsonObject, raw: bytes | None = None) -> bytes:
         self._note("receive", origin, transaction_id, body)
         return b'{"failed_pdus":{}}'
 
@@ -111,6 +112,10 @@ class NotingRooms:
         self._note("requested", origin, room_id, user_id)
         return EVENT
 
+    async def query(self, queries: Sequence[KeyQuery], client_address: str) -> bytes:
+        self._note("query", *queries)
+        return b'{"server_keys":[]}'
+
     def published(self) -> bytes:
         self._note("published")
         return b'{"server_name":"hub.example"}'
@@ -130,7 +135,7 @@ class ApiTestCase(SynchronousTestCase):
         """The API anew."""
         admission = Admission(authenticator or self.authenticator, limiter)
         table = federation_table(admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms)
-        self.site = site_for(*table.routes, *key_table(self.rooms).routes, clock=self.clock)
+        self.site = site_for(*table.routes, *key_table(self.rooms, self.rooms).routes, clock=self.clock)
 
     def ask(
         self, method: str, path: str, body: bytes = b"", *, origin: str | None = ORIGIN, headers: str = ""
