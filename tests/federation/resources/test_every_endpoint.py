@@ -221,7 +221,7 @@ class SlowRoomsTests(ApiTestCase):
         """Nothing is answered before the rooms are done."""
         done: Deferred[bytes] = Deferred()
 
-        async def receive(origin: str, transaction_id: str, body: object) -> bytes:
+        async def receive(origin: str, transaction_id: str, body: object, raw: bytes | None = None) -> bytes:
             return await done
 
         self.rooms.receive = receive  # type: ignore[method-assign]
