@@ -81,8 +81,11 @@ class DeliveryStore(Protocol):
     def put_destination(self, tx: Any, name: str, state: DestinationState) -> None:
         """Replace what is kept of it."""
 
-    def add_edu(self, tx: Any, destination: str, edu: JsonObject, limit: int) -> None:
-        """Put an EDU in its outbox; beyond ``limit`` the oldest gives way."""
+    def add_edu(self, tx: Any, destination: str, edu: JsonObject, subject: str | None = None) -> None:
+        """Put an EDU in its outbox, in place of the one that waits there under the same subject."""
+
+    def edus_waiting(self, tx: Any, destination: str) -> int:
+        """How many are in its outbox."""
 
     def edus(self, tx: Any, destination: str, limit: int) -> Sequence[tuple[int, JsonObject]]:
         """The oldest EDUs in its outbox, with the number of each."""

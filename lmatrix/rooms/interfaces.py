@@ -425,11 +425,11 @@ class ClientTransactionStore(Protocol):
     The *reference* is the event ID, or, while the hub has not answered yet, the event ID of the pending LPDU.
     """
 
-    def client_transaction(self, tx: Any, user_id: str, device_id: str, txn_id: str) -> tuple[str, str] | None:
-        """``(room_id, reference)``."""
+    def client_transaction(self, tx: Any, user_id: str, device_id: str, room_id: str, txn_id: str) -> str | None:
+        """The reference. A transaction ID counts for one device in one room."""
 
     def put_client_transaction(
-        self, tx: Any, user_id: str, device_id: str, txn_id: str, room_id: str, reference: str, now_ms: int
+        self, tx: Any, user_id: str, device_id: str, room_id: str, txn_id: str, reference: str, now_ms: int
     ) -> None: ...
 
     def resolve_client_transaction(self, tx: Any, lpdu_event_id: str, event_id: str | None) -> None:

@@ -109,7 +109,7 @@ class LocalUsers:
         self._timestamps = timestamps
         self._clock = clock
         self._rng = rng
-        self._in_flight: dict[ClientTransaction, list[Deferred[str]]] = {}
+        self._in_flight: dict[tuple[ClientTransaction, str], list[Deferred[str]]] = {}
 
     async def create_room(self, creator: str, version: str, plan: RoomPlan) -> str:
         """Make a room whose hub is this server; returns its room ID, once it is on disk.
@@ -135,7 +135,7 @@ class LocalUsers:
             "{room_id}: created by {creator}, version {version}", room_id=room_id, creator=creator, version=version
         )
         results = await DeferredList(
-            [Deferred.fromCoroutine(self.invite(room_id, creator, target, None)) for target in plan.invite],
+            [Deferred.fromCoroutine(self._invite_to_new(room_id, creator, target, plan)) for target in plan.invite],
             consumeErrors=True,
         )
         for (_, failure), target in zip(results, plan.invite, strict=True):
@@ -175,7 +175,7 @@ class LocalUsers:
                 return await self._move_hub(loaded, sender, content)
             return await self._send(loaded, sender, event_type, content, state_key, transaction)
 
-        return await self._once(transaction, room_id, sender, work)
+        return await self._once(transaction, room_id, work)
 
     async def _move_hub(self, loaded: LoadedRoom, sender: str, content: Mapping[str, Any]) -> str:
         """A user's wish that the room move: from here to the server that they name, or from elsewhere to here.
@@ -191,8 +191,16 @@ class LocalUsers:
         self._transfer.check_power(room, sender)
         return await self._transfer.transfer(room.room_id, candidate)
 
-    async def invite(self, room_id: str, sender: str, target: str, reason: str | None) -> None:
+    async def _invite_to_new(self, room_id: str, creator: str, target: str, plan: RoomPlan) -> None:
+        await self.invite(room_id, creator, target, None, is_direct=plan.is_direct)
+
+    async def invite(
+        self, room_id: str, sender: str, target: str, reason: str | None, *, is_direct: bool = False
+    ) -> None:
         """Invite a user, of whichever server.
+
+        Args:
+            is_direct: whether the invite is marked as one to a direct chat.
 
         Raises:
             as :meth:`send`, and :class:`NotFound` and :class:`PeerError` for what the target's server says.
@@ -200,6 +208,8 @@ class LocalUsers:
         loaded = await self._participating(room_id, sender)
         room = loaded.room
         content = _member_content("invite", reason)
+        if is_direct:
+            content["is_direct"] = True
         if room.is_hub:
             await self._inviter.invite(
                 loaded, LocalEvent("m.room.member", sender, content, self._timestamps.next(sender), target)
@@ -333,8 +343,8 @@ class LocalUsers:
                     tx,
                     transaction.user_id,
                     transaction.device_id,
-                    transaction.txn_id,
                     loaded.room.room_id,
+                    transaction.txn_id,
                     sequenced[0].event_id,
                     now_ms,
                 )
@@ -373,38 +383,36 @@ class LocalUsers:
         self,
         transaction: ClientTransaction | None,
         room_id: str,
-        sender: str,
         work: Callable[[], Awaitable[str]],
     ) -> str:
         if transaction is None:
             return await work()
-        sharers = self._in_flight.get(transaction)
+        key = (transaction, room_id)
+        sharers = self._in_flight.get(key)
         if sharers is not None:
             shared: Deferred[str] = Deferred()
             sharers.append(shared)
             return await shared
-        self._in_flight[transaction] = []
+        self._in_flight[key] = []
         try:
-            done = await self._done_before(transaction, room_id, sender)
+            done = await self._done_before(transaction, room_id)
             event_id = await work() if done is None else done
         except BaseException as error:
-            for sharer in self._in_flight.pop(transaction):
+            for sharer in self._in_flight.pop(key):
                 sharer.errback(error)
             raise
-        for sharer in self._in_flight.pop(transaction):
+        for sharer in self._in_flight.pop(key):
             sharer.callback(event_id)
         return event_id
 
-    async def _done_before(self, transaction: ClientTransaction, room_id: str, sender: str) -> str | None:
+    async def _done_before(self, transaction: ClientTransaction, room_id: str) -> str | None:
         """The event ID that a repeated transaction led to; waits for one whose LPDU is still pending."""
 
         def look_up(tx: Any) -> tuple[str, bool] | None:
             found = self._client_transactions.client_transaction(
-                tx, transaction.user_id, transaction.device_id, transaction.txn_id
+                tx, transaction.user_id, transaction.device_id, room_id, transaction.txn_id
             )
-            if found is None or found[0] != room_id:
-                return None
-            return found[1], self._store.event(tx, found[1]) is not None
+            return None if found is None else (found, self._store.event(tx, found) is not None)
 
         found = await self._database.read(look_up)
         if found is None:

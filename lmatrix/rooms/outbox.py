@@ -81,7 +81,7 @@ class Outbox:
             if client_transaction is not None:
                 user_id, device_id, txn_id = client_transaction
                 self._client_transactions.put_client_transaction(
-                    tx, user_id, device_id, txn_id, lpdu.room_id, lpdu.event_id, now_ms
+                    tx, user_id, device_id, lpdu.room_id, txn_id, lpdu.event_id, now_ms
                 )
 
         answer = self.expect(lpdu.event_id, (lpdu.room_id, lpdu.sender, lpdu.lpdu_hash or ""), hub_server)

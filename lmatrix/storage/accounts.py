@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lmatrix.devices.interfaces import DeviceInfo
 from lmatrix.errors import Forbidden
 from lmatrix.storage.engine import Transaction
 from lmatrix.storage.rows import select_in
@@ -19,8 +20,9 @@ _REMOVED_AT_ONCE = 4
 
 
 class SqlAccountStore:
-    """Implements the account store of the client API and, for the rooms,
-    :class:`~lmatrix.rooms.interfaces.LocalDirectory` and :class:`~lmatrix.rooms.interfaces.ClientTransactionStore`.
+    """Implements the account store of the client API, :class:`~lmatrix.devices.interfaces.DeviceAccounts` and, for the
+    rooms, :class:`~lmatrix.rooms.interfaces.LocalDirectory` and
+    :class:`~lmatrix.rooms.interfaces.ClientTransactionStore`.
 
     Args:
         kept_ms: age in milliseconds beyond which a client transaction is forgotten.
@@ -69,35 +71,61 @@ class SqlAccountStore:
         row = tx.row("SELECT user_id, device_id FROM access_tokens WHERE token_hash = ?", (token_hash,))
         return None if row is None else (row[0], row[1])
 
+    def device_ids(self, tx: Transaction, user_id: str) -> list[str]:
+        """A user's devices, sorted."""
+        return [device.device_id for device in self.devices(tx, user_id)]
+
+    def devices(self, tx: Transaction, user_id: str) -> list[DeviceInfo]:
+        """A user's devices, sorted by ID."""
+        rows = tx.rows(
+            "SELECT device_id, display_name, created_ts FROM devices WHERE user_id = ? ORDER BY device_id", (user_id,)
+        )
+        return [DeviceInfo(*row) for row in rows]
+
+    def rename_device(self, tx: Transaction, user_id: str, device_id: str, display_name: str | None) -> bool:
+        """Set what a user calls a device; whether there is such a device."""
+        rows = tx.rows(
+            "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ? RETURNING device_id",
+            (display_name, user_id, device_id),
+        )
+        return bool(rows)
+
+    def remove_devices(self, tx: Transaction, user_id: str, device_ids: Sequence[str]) -> None:
+        """Log devices out: their tokens are void, and they are gone."""
+        for device_id in device_ids:
+            tx.execute("DELETE FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+            tx.execute("DELETE FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+
     def remove_token(self, tx: Transaction, token_hash: str) -> None:
         """Log a device out: its token is void, and the device is gone."""
         owner = self.user_of_token(tx, token_hash)
-        tx.execute("DELETE FROM access_tokens WHERE token_hash = ?", (token_hash,))
         if owner is not None:
-            tx.execute("DELETE FROM devices WHERE user_id = ? AND device_id = ?", owner)
+            self.remove_devices(tx, owner[0], [owner[1]])
 
     def remove_all_tokens(self, tx: Transaction, user_id: str) -> None:
         """Log all of a user's devices out."""
-        tx.execute("DELETE FROM access_tokens WHERE user_id = ?", (user_id,))
-        tx.execute("DELETE FROM devices WHERE user_id = ?", (user_id,))
+        self.remove_devices(tx, user_id, self.device_ids(tx, user_id))
 
-    def client_transaction(self, tx: Transaction, user_id: str, device_id: str, txn_id: str) -> tuple[str, str] | None:
-        """``(room_id, reference)``; see :class:`~lmatrix.rooms.interfaces.ClientTransactionStore`."""
+    def client_transaction(
+        self, tx: Transaction, user_id: str, device_id: str, room_id: str, txn_id: str
+    ) -> str | None:
+        """The reference; see :class:`~lmatrix.rooms.interfaces.ClientTransactionStore`."""
         row = tx.row(
-            "SELECT room_id, reference FROM client_transactions WHERE user_id = ? AND device_id = ? AND txn_id = ?",
-            (user_id, device_id, txn_id),
+            "SELECT reference FROM client_transactions"
+            " WHERE user_id = ? AND device_id = ? AND room_id = ? AND txn_id = ?",
+            (user_id, device_id, room_id, txn_id),
         )
-        return None if row is None else (row[0], row[1])
+        return None if row is None else str(row[0])
 
     def put_client_transaction(
-        self, tx: Transaction, user_id: str, device_id: str, txn_id: str, room_id: str, reference: str, now_ms: int
+        self, tx: Transaction, user_id: str, device_id: str, room_id: str, txn_id: str, reference: str, now_ms: int
     ) -> None:
         """Remember what a client transaction led to, in place of what was remembered."""
         tx.execute(
-            "INSERT INTO client_transactions (user_id, device_id, txn_id, room_id, reference, created_ts)"
-            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, txn_id) DO UPDATE SET"
-            " room_id = excluded.room_id, reference = excluded.reference, created_ts = excluded.created_ts",
-            (user_id, device_id, txn_id, room_id, reference, now_ms),
+            "INSERT INTO client_transactions (user_id, device_id, room_id, txn_id, reference, created_ts)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, room_id, txn_id) DO UPDATE SET"
+            " reference = excluded.reference, created_ts = excluded.created_ts",
+            (user_id, device_id, room_id, txn_id, reference, now_ms),
         )
         tx.execute(
             "DELETE FROM client_transactions WHERE transaction_nid IN"

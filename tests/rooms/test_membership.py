@@ -193,6 +193,11 @@ class InviteTests(NetworkTestCase):
         self.assertIsNone(self.pending(self.north, self.bob))
         self.say(self.north, self.room_id, self.bob, "here")
 
+    def test_a_direct_chat_is_marked(self) -> None:
+        """The invites of a room that was made for a direct chat say so."""
+        self.room_id = self.hub.create_room(self.alice, preset=Preset.PRIVATE_CHAT, invite=(self.bob,), is_direct=True)
+        self.assertIs(True, parse_object(self.pending(self.north, self.bob).canonical)["content"]["is_direct"])
+
     def test_a_participant_invites_through_the_hub(self) -> None:
         """A participant's invite of a third server's user bears three signatures, and everybody gets it."""
         self.invite(self.hub, self.alice, self.bob)

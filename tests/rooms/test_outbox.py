@@ -95,6 +95,16 @@ class OutboxTests(NetworkTestCase):
             self.assertEqual(event_id, self.successResultOf(server.send(self.room_id, user, f"once, {user}", "txn")))
         self.assertEqual(2, len(self.south.bodies(self.room_id)))
 
+    def test_a_transaction_id_counts_for_one_room(self) -> None:
+        """The same ID in two rooms is two transactions, each with its own answer ever after."""
+        other = self.hub.create_room(self.alice)
+        ids = [self.successResultOf(self.hub.send(room_id, self.alice, "x", "t")) for room_id in (self.room_id, other)]
+        again = [
+            self.successResultOf(self.hub.send(room_id, self.alice, "x", "t")) for room_id in (self.room_id, other)
+        ]
+        self.assertEqual(ids, again)
+        self.assertEqual(2, len(set(ids)))
+
     def test_a_refused_transaction_may_be_tried_again(self) -> None:
         """A client may use the transaction ID of a refused event again, once the event is allowed."""
 

@@ -67,21 +67,21 @@ class ClientTransactionTests(StorageTestCase):
 
     def put(self, txn_id: str, reference: str, now_ms: int = 0, device_id: str = "D") -> None:
         self.write(
-            lambda tx: self.accounts.put_client_transaction(tx, ALICE, device_id, txn_id, ROOM, reference, now_ms)
+            lambda tx: self.accounts.put_client_transaction(tx, ALICE, device_id, ROOM, txn_id, reference, now_ms)
         )
 
-    def get(self, txn_id: str, device_id: str = "D") -> tuple[str, str] | None:
-        return self.read(lambda tx: self.accounts.client_transaction(tx, ALICE, device_id, txn_id))
+    def get(self, txn_id: str, device_id: str = "D") -> str | None:
+        return self.read(lambda tx: self.accounts.client_transaction(tx, ALICE, device_id, ROOM, txn_id))
 
     def test_references(self) -> None:
         """A transaction leads to what it was made, and from an LPDU on to the event that this became."""
         self.put("t1", "$lpdu")
         self.put("t1", "$other", device_id="E")
-        self.assertEqual(self.get("t1"), (ROOM, "$lpdu"))
+        self.assertEqual(self.get("t1"), "$lpdu")
         self.assertIsNone(self.get("t2"))
         self.write(lambda tx: self.accounts.resolve_client_transaction(tx, "$lpdu", "$event"))
-        self.assertEqual(self.get("t1"), (ROOM, "$event"))
-        self.assertEqual(self.get("t1", "E"), (ROOM, "$other"))
+        self.assertEqual(self.get("t1"), "$event")
+        self.assertEqual(self.get("t1", "E"), "$other")
         behind = self.read(
             lambda tx: self.accounts.transactions_behind(tx, ALICE, "D", ["$event", "$other", "$unknown"])
         )

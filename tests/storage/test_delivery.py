@@ -154,24 +154,34 @@ class EduTests(StorageTestCase):
     def bodies(self, destination: str, limit: int = 100) -> list[object]:
         return [edu["n"] for _, edu in self.read(lambda tx: self.stores.delivery.edus(tx, destination, limit))]
 
-    def test_a_bounded_outbox(self) -> None:
-        """EDUs come out in order; beyond the limit the oldest of that destination give way."""
+    def test_an_outbox(self) -> None:
+        """EDUs come out in order, for each destination its own."""
         delivery = self.stores.delivery
         for n in range(8):
-            self.write(lambda tx, n=n: delivery.add_edu(tx, "s", {"n": n}, 5))
-        self.write(lambda tx: delivery.add_edu(tx, "t", {"n": 100}, 5))
-        self.assertEqual(self.bodies("s"), [3, 4, 5, 6, 7])
-        self.assertEqual(self.bodies("s", 2), [3, 4])
+            self.write(lambda tx, n=n: delivery.add_edu(tx, "s", {"n": n}))
+        self.write(lambda tx: delivery.add_edu(tx, "t", {"n": 100}))
+        self.assertEqual(self.bodies("s"), list(range(8)))
+        self.assertEqual(self.bodies("s", 2), [0, 1])
         self.assertEqual(self.bodies("t"), [100])
+        self.assertEqual(self.read(lambda tx: delivery.edus_waiting(tx, "s")), 8)
+        self.assertEqual(self.read(lambda tx: delivery.edus_waiting(tx, "u")), 0)
         self.assertEqual(self.read(delivery.all_owing), ["s", "t"])
+
+    def test_subjects(self) -> None:
+        """An EDU takes the place of the one under the same subject, as a later one, and of no other."""
+        delivery = self.stores.delivery
+        for n, subject in enumerate(("a", "b", None, "a", None)):
+            self.write(lambda tx, n=n, subject=subject: delivery.add_edu(tx, "s", {"n": n}, subject))
+        self.write(lambda tx: delivery.add_edu(tx, "t", {"n": 100}, "a"))
+        self.assertEqual(self.bodies("s"), [1, 2, 3, 4])
 
     def test_removal(self) -> None:
         """What is removed by number is gone, and its number is never that of another EDU."""
         delivery = self.stores.delivery
         for n in range(3):
-            self.write(lambda tx, n=n: delivery.add_edu(tx, "s", {"n": n}, 5))
+            self.write(lambda tx, n=n: delivery.add_edu(tx, "s", {"n": n}))
         sent = [number for number, _ in self.read(lambda tx: delivery.edus(tx, "s", 9))]
         self.write(lambda tx: delivery.remove_edus(tx, sent))
-        self.write(lambda tx: delivery.add_edu(tx, "s", {"n": 9}, 5))
+        self.write(lambda tx: delivery.add_edu(tx, "s", {"n": 9}))
         self.write(lambda tx: delivery.remove_edus(tx, sent))
         self.assertEqual(self.bodies("s"), [9])

@@ -60,7 +60,7 @@ class QueryPlanTests(StorageTestCase):
             if sql.startswith(MAY_SCAN) or sql.startswith(PARENTS):
                 continue
             for _, _, _, detail in plan:
-                if detail.startswith("SCAN") and "CONSTANT ROW" not in detail and detail != "SCAN both_kinds":
+                if detail.startswith("SCAN") and "CONSTANT ROW" not in detail and detail != "SCAN all_kinds":
                     # The oldest rows of a table, by its own number: bounded by LIMIT, in the table's order.
                     self.assertIn("_nid LIMIT ?", sql, f"{detail}: {sql}")
 
@@ -164,7 +164,7 @@ class QueryPlanTests(StorageTestCase):
         delivery.lag(tx, "s")
         delivery.put_destination(tx, "s", DestinationState())
         delivery.destination(tx, "s")
-        delivery.add_edu(tx, "s", {}, 5)
+        delivery.add_edu(tx, "s", {})
         delivery.remove_edus(tx, [number for number, _ in delivery.edus(tx, "s", 9)])
 
     def use_timeline(self, tx: Any) -> None:
@@ -208,8 +208,8 @@ class QueryPlanTests(StorageTestCase):
         accounts.user_exists(tx, ALICE)
         accounts.password_hash(tx, ALICE)
         accounts.add_token(tx, ALICE, "D", "token", 0, None)
-        accounts.put_client_transaction(tx, ALICE, "D", "t", ROOM, "$e", 0)
-        accounts.client_transaction(tx, ALICE, "D", "t")
+        accounts.put_client_transaction(tx, ALICE, "D", ROOM, "t", "$e", 0)
+        accounts.client_transaction(tx, ALICE, "D", ROOM, "t")
         accounts.resolve_client_transaction(tx, "$e", "$f")
         accounts.transactions_behind(tx, ALICE, "D", ["$f", "$g"])
         accounts.filter(tx, ALICE, accounts.put_filter(tx, ALICE, b"{}"))

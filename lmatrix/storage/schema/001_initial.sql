@@ -227,7 +227,7 @@ CREATE TABLE client_transactions (
     room_id TEXT NOT NULL,
     reference TEXT NOT NULL,
     created_ts $INT NOT NULL,
-    UNIQUE (user_id, device_id, txn_id)
+    UNIQUE (user_id, device_id, room_id, txn_id)
 ) $TABLE;
 
 CREATE INDEX client_transactions_by_reference ON client_transactions (reference);
