@@ -11,7 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from lmatrix import __version__
-from lmatrix.commands import check_config, demo, generate_config
+from lmatrix.commands import (
+    audit,
+    backup,
+    check_config,
+    demo,
+    destinations,
+    generate_config,
+    rooms,
+    rotate_key,
+    transfer_hub,
+    verify,
+    verify_evidence,
+)
 from lmatrix.errors import LMatrixError
 
 
@@ -26,6 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     generate_config.add_to(subparsers)
     check_config.add_to(subparsers)
+    rotate_key.add_to(subparsers)
+    rooms.add_to(subparsers)
+    transfer_hub.add_to(subparsers)
+    destinations.add_to(subparsers)
+    audit.add_to(subparsers)
+    verify.add_to(subparsers)
+    verify_evidence.add_to(subparsers)
+    backup.add_to(subparsers)
     demo.add_to(subparsers)
     return parser
 

@@ -109,6 +109,13 @@ class BadSignature(EventDropped):
         self.reason = reason
 
 
+class UnknownKey(BadSignature):
+    """A signature that is required is there, and none of the keys that made it can be had.
+
+    It may be good: its server does not answer, or has not answered yet. Trying again later makes sense.
+    """
+
+
 class EventRejected(LMatrixError):
     """The auth rules refuse the event.
 

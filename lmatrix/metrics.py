@@ -37,6 +37,8 @@ class Metrics:
         delivery_seconds: time from sending a transaction to its answer.
         requests: requests answered; ``api`` is ``federation``, ``client``, …, ``endpoint`` a route's name.
         request_seconds: time from a request's last byte to its answer.
+        edus: EDUs of other servers, and things within them; ``type`` is one of the known types or ``other``,
+            ``outcome`` is ``accepted``, or the fixed word for why it was not.
         evidence: contradictions by a hub that were recorded, by kind.
         federation_requests_out: requests to other servers, by outcome (``ok``, ``refused``, ``unreachable``,
             ``misbehaved``).
@@ -74,6 +76,7 @@ class Metrics:
             "api",
             "endpoint",
         )
+        self.edus = self._counter("edus", "EDUs of other servers, and things within them.", "type", "outcome")
         self.evidence = self._counter("evidence", "Contradictions by a hub that were recorded.", "kind")
         self.federation_requests_out = self._counter(
             "federation_requests_out", "Requests to other servers, by outcome.", "outcome"

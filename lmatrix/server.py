@@ -3,6 +3,9 @@
 Owns: the wiring, in :func:`build_server`, and the order of starting and stopping, in :class:`Server`. Nothing else
 knows all the parts; every part knows only what its constructor was given.
 
+What lies outside of the server, the disk and the network, can be handed to :func:`build_server` as an
+:class:`Outside`; by default it is this machine's.
+
 Start: the database first (nothing works without it), then the listeners (so that whoever hears of us can check our
 keys), then the delivery of what is owed from before. No other server is waited for. Stop is the reverse: no new
 requests, the running ones answered, the deliveries in flight finished, the rooms idle, the database drained and closed.
@@ -14,57 +17,84 @@ requests, the running ones answered, the deliveries in flight finished, the room
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.names.client import Resolver
 
 from lmatrix import __version__
+from lmatrix.admin_api.routes import admin_table
 from lmatrix.client_api.endpoints import ClientLimits
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.passwords import Passwords
-from lmatrix.client_api.routes import ClientApiParts, client_routes
+from lmatrix.client_api.routes import BesideStores, ClientApiParts, client_routes
 from lmatrix.config import Config, Resource
-from lmatrix.config.federation import FederationConfig
-from lmatrix.config.files import load_signing_keys, load_tls
+from lmatrix.config.files import load_admin_token, load_tls
 from lmatrix.config.rate_limits import Rate
-from lmatrix.crypto.keys import VerifyKey
+from lmatrix.devices.floor import DevicesFloor, DeviceStores
 from lmatrix.federation.authentication import Authenticator
 from lmatrix.federation.backoff import BackoffPolicy
-from lmatrix.federation.client import SignedClient
+from lmatrix.federation.client import RouteFinder, SignedClient
 from lmatrix.federation.delivery import FederationDelivery
+from lmatrix.federation.device_peers import HttpDevicePeers
+from lmatrix.federation.key_fetching import KeyFetcher
+from lmatrix.federation.key_notaries import KeyNotaries
 from lmatrix.federation.keyring import ServerKeyring
-from lmatrix.federation.own_keys import OwnKeys, RetiredKey
+from lmatrix.federation.notary import Notary
 from lmatrix.federation.peer_settings import PeerSettingsTable
 from lmatrix.federation.peers import HttpPeers
-from lmatrix.federation.resolver import ServerResolver
 from lmatrix.federation.resources.admission import Admission
 from lmatrix.federation.resources.routes import federation_table, key_table
-from lmatrix.federation.srv import DnsClient, ServiceRecords
-from lmatrix.federation.tls import ClientTls
-from lmatrix.federation.transport import HttpTransport
-from lmatrix.federation.well_known import WellKnown
-from lmatrix.federation.well_known_fetch import WellKnownFetch, web_agent
+from lmatrix.federation.srv import DnsClient
+from lmatrix.federation.transport import PeerTransport
 from lmatrix.http.limits import RateLimiter
-from lmatrix.http.outbound_guard import AddressPolicy, GuardedReactor
 from lmatrix.http.status_resources import health_routes, metrics_routes
 from lmatrix.listening import Listeners, PlannedListener
 from lmatrix.metrics import Metrics
+from lmatrix.network import this_network
 from lmatrix.peer_memory import StoredPeerTraits
+from lmatrix.rooms.evidence_export import EvidenceExporter
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
 from lmatrix.rooms.history import History
-from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import JsonObject, PendingLpdu, PendingOutcomes
+from lmatrix.rooms.interfaces import Database, PendingLpdu, PendingOutcomes
+from lmatrix.rooms.registry import Rooms
+from lmatrix.signing_keys import OwnSigningKeys
 from lmatrix.storage.database import SqliteDatabase
 from lmatrix.storage.stores import Stores
 
-_ANYWHERE = ("0.0.0.0/0", "::/0")
+
+class RunningDatabase(Database, Protocol):
+    """A database with a beginning and an end; see :class:`lmatrix.storage.database.SqliteDatabase`."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class ClosingTransport(PeerTransport, Protocol):
+    """A transport with an end; see :class:`lmatrix.federation.transport.HttpTransport`."""
+
+    async def close(self) -> None: ...
+
+
+@attrs.frozen(slots=True)
+class Outside:
+    """What a server stands on.
+
+    Attributes:
+        database: where everything is kept.
+        transport: carries requests to other servers.
+        resolver: finds them.
+    """
+
+    database: RunningDatabase
+    transport: ClosingTransport
+    resolver: RouteFinder
 
 
 class Server:
@@ -72,8 +102,8 @@ class Server:
 
     Args:
         config: for what the start-up log says.
-        database, traits, listeners, delivery, rooms, transport: what is started and stopped.
-        key_ids: of the keys that sign.
+        database, traits, listeners, delivery, rooms, devices, transport: what is started and stopped.
+        keys: what the server signs with.
     """
 
     log = Logger()
@@ -82,23 +112,25 @@ class Server:
         self,
         config: Config,
         *,
-        key_ids: Sequence[str],
-        database: SqliteDatabase,
+        keys: OwnSigningKeys,
+        database: RunningDatabase,
         traits: StoredPeerTraits,
         listeners: Listeners,
         delivery: FederationDelivery,
         rooms: RoomsFloor,
-        transport: HttpTransport,
+        devices: DevicesFloor,
+        transport: ClosingTransport,
         metrics: Metrics,
     ) -> None:
         self.listeners = listeners
         self.rooms = rooms
         self.metrics = metrics
         self._config = config
-        self._key_ids = tuple(key_ids)
+        self._keys = keys
         self._database = database
         self._traits = traits
         self._delivery = delivery
+        self._devices = devices
         self._transport = transport
         self._starting: Deferred[None] | None = None
 
@@ -108,13 +140,14 @@ class Server:
         Raises:
             StorageFailed: the database cannot be used: damaged, in use, or written by a newer version.
             CannotListen: a port cannot be opened.
+            FileProblem: a key file cannot be used.
         """
         config = self._config
         self.log.info(
             "lmatrix {version}: {server_name}, signing with {keys}",
             version=__version__,
             server_name=config.server_name,
-            keys=", ".join(self._key_ids),
+            keys=", ".join(self._keys.key_ids),
         )
         for warning in config.warnings():
             self.log.warn("NOT FIT FOR THE INTERNET: {what}", what=warning)
@@ -122,6 +155,8 @@ class Server:
         self.log.info("data are in {path}", path=str(config.database.path))
         await self._traits.load()
         self.listeners.open()
+        # Now that the ports are ours, no other process signs in our name.
+        self._keys.renew()
         await self._delivery.start()
         await self.rooms.resender.resume()
         self.log.info("{server_name} is ready", server_name=config.server_name)
@@ -133,6 +168,7 @@ class Server:
             self.listeners.close,
             self._delivery.stop,
             self.rooms.rooms.idle,
+            self._devices.stop,
             self._transport.close,
             self._database.stop,
         ):
@@ -143,13 +179,19 @@ class Server:
                 self.log.failure("a part of the server did not stop in order")
         self.log.info("{server_name} has stopped", server_name=self._config.server_name)
 
-    def reload_certificates(self) -> None:
-        """Read the certificates again; what happened is in the log."""
+    def reload(self) -> None:
+        """Read the certificates and the signing keys again; what happened is in the log."""
         self.listeners.reload_certificates()
+        self._keys.reload()
 
 
 def build_server(
-    config: Config, reactor: Any, *, rng: random.Random | None = None, dns_client: DnsClient | None = None
+    config: Config,
+    reactor: Any,
+    *,
+    rng: random.Random | None = None,
+    dns_client: DnsClient | None = None,
+    outside: Outside | None = None,
 ) -> Server:
     """Build a server; nothing is opened yet but the files that the configuration names.
 
@@ -159,44 +201,38 @@ def build_server(
         rng: where tokens, IDs and jitter come from; by default the operating system's randomness, and nothing else is
             safe outside of tests.
         dns_client: looks SRV records up; by default asks the name servers of this machine.
+        outside: the disk and the network; by default this machine's.
 
     Raises:
-        FileProblem: a key or certificate cannot be used.
+        FileProblem: a key, a certificate or the admin token cannot be used.
     """
-    keys = load_signing_keys(config)
+    keys = OwnSigningKeys(config, reactor)
+    admin_token = load_admin_token(config)
     planned = [PlannedListener(one, None if one.tls is None else load_tls(one.tls)) for one in config.listeners]
     rng = rng or random.SystemRandom()
     metrics = Metrics()
-    identity = ServerIdentity(config.server_name, keys)
-    own_keys = OwnKeys(config.server_name, keys, _retired_keys(config), clock=reactor)
+    identity, own_keys = keys.identity, keys.published
     settings = PeerSettingsTable(config.federation.peers)
-    database = SqliteDatabase(config.database.path, reactor=reactor, metrics=metrics)
+    outside = outside or _this_machine(config, reactor, rng, dns_client, metrics)
+    database, transport = outside.database, outside.transport
     stores = Stores.create()
 
     # Towards other servers.
     traits = StoredPeerTraits(database, stores.delivery, stores.pending_lpdus)
-    guarded = GuardedReactor(reactor, AddressPolicy(_allowed_networks(config.federation)))
-    tls = ClientTls(verify=config.federation.verify_certificates)
-    transport = HttpTransport(guarded, tls=tls)
-    resolver = ServerResolver(
-        WellKnown(WellKnownFetch(web_agent(guarded, tls=tls), clock=reactor), clock=reactor),
-        ServiceRecords(dns_client or _SystemDns(reactor), clock=reactor),
-        settings=settings,
-        allow_ip_literals=config.federation.allow_ip_literals,
-        rng=rng,
-    )
     client = SignedClient(
         identity,
-        resolver=resolver,
+        resolver=outside.resolver,
         transport=transport,
         traits=traits.memory,
         clock=reactor,
         metrics=metrics,
         user_agent=f"lmatrix/{__version__}",
     )
-    keyring = ServerKeyring(
-        config.server_name, own_keys, database=database, store=stores.server_keys, client=client, clock=reactor
-    )
+    fetcher = KeyFetcher(database=database, store=stores.server_keys, client=client, clock=reactor)
+    notaries = None
+    if config.federation.notaries:
+        notaries = KeyNotaries(config.federation.notaries, fetcher, client=client, clock=reactor)
+    keyring = ServerKeyring(config.server_name, own_keys, fetcher, notaries=notaries, clock=reactor)
     peers = HttpPeers(client, traits.memory)
     outcomes = _LateOutcomes()
     delivery = FederationDelivery(
@@ -214,8 +250,30 @@ def build_server(
         one_event_per_transaction=lambda destination: settings.of(destination).one_event_per_transaction,
     )
 
-    # The rooms.
+    # The rooms, and what there is beside them.
     notifier = Notifier(reactor)
+    room_servers = _LateRooms()
+    devices = DevicesFloor.build(
+        config.server_name,
+        database,
+        DeviceStores(
+            accounts=stores.accounts,
+            devices=stores.devices,
+            one_time_keys=stores.one_time_keys,
+            to_device=stores.to_device,
+            receipts=stores.receipts,
+            sharing=stores.sharing,
+            outbox=stores.delivery,
+            stream=stores.timeline,
+            rooms=stores.rooms,
+        ),
+        peers=HttpDevicePeers(client, traits.memory),
+        delivery=delivery,
+        rooms=room_servers,
+        waker=notifier,
+        clock=reactor,
+        metrics=metrics,
+    )
     rooms = RoomsFloor.build(
         identity,
         database,
@@ -231,7 +289,8 @@ def build_server(
         peers=peers,
         delivery=delivery,
         audience=notifier,
-        edus=_NoEdus(),
+        edus=devices.inbound,
+        watcher=devices,
         may_overlap=lambda origin: settings.of(origin).concurrent_transactions,
         clock=reactor,
         rng=rng,
@@ -239,6 +298,7 @@ def build_server(
         accept_hub_offers=config.federation.accept_hub_offers,
     )
     outcomes.target = rooms.outbox
+    room_servers.target = rooms.rooms
 
     # Towards us.
     admission = Admission(
@@ -257,11 +317,22 @@ def build_server(
         History(database, stores.rooms, rooms.rooms),
         rooms.candidacy,
         rooms.transfer,
+        devices.directory,
+        devices.claims,
         max_send_body=config.federation.limits.transaction_bytes,
+    )
+    notary = Notary(
+        identity,
+        own_keys,
+        fetcher,
+        database=database,
+        store=stores.server_keys,
+        limiter=_limiter(config, "notary", reactor),
+        clock=reactor,
     )
     tables = {
         Resource.FEDERATION: attrs.evolve(federation, max_in_flight=config.federation.limits.concurrent_requests),
-        Resource.KEYS: key_table(own_keys),
+        Resource.KEYS: key_table(own_keys, notary),
         Resource.CLIENT: client_routes(
             ClientApiParts(
                 server_name=config.server_name,
@@ -271,6 +342,14 @@ def build_server(
                 account_store=stores.accounts,
                 invite_store=stores.invites,
                 rooms=rooms.local_users,
+                devices=devices,
+                beside=BesideStores(
+                    devices=stores.devices,
+                    one_time_keys=stores.one_time_keys,
+                    to_device=stores.to_device,
+                    receipts=stores.receipts,
+                    sharing=stores.sharing,
+                ),
                 notifier=notifier,
                 passwords=Passwords(partial(deferToThreadPool, reactor, reactor.getThreadPool())),
                 clock=reactor,
@@ -287,30 +366,39 @@ def build_server(
         Resource.HEALTH: health_routes(),
         Resource.METRICS: metrics_routes(metrics),
     }
+    if admin_token is not None:
+        tables[Resource.ADMIN] = admin_table(
+            config.server_name,
+            admin_token,
+            database=database,
+            overview=stores.overview,
+            rooms=rooms.rooms,
+            transfer=rooms.transfer,
+            exporter=EvidenceExporter(config.server_name, database, stores.rooms, stores.overview, keyring),
+        )
     return Server(
         config,
-        key_ids=[key.key_id for key in keys],
+        keys=keys,
         database=database,
         traits=traits,
         listeners=Listeners(planned, tables, reactor, metrics),
         delivery=delivery,
         rooms=rooms,
+        devices=devices,
         transport=transport,
         metrics=metrics,
     )
 
 
-def _retired_keys(config: Config) -> list[RetiredKey]:
-    return [
-        RetiredKey(VerifyKey.from_base64(key_id, old.key), old.expired_ts)
-        for key_id, old in config.old_signing_keys.items()
-    ]
-
-
-def _allowed_networks(config: FederationConfig) -> Sequence[str]:
-    if config.allow_private_addresses:
-        return _ANYWHERE
-    return [str(network) for network in config.allowed_address_ranges]
+def _this_machine(
+    config: Config, reactor: Any, rng: random.Random, dns_client: DnsClient | None, metrics: Metrics
+) -> Outside:
+    network = this_network(config.federation, reactor, rng, dns_client)
+    return Outside(
+        database=SqliteDatabase(config.database.path, reactor=reactor, metrics=metrics),
+        transport=network.transport,
+        resolver=network.resolver,
+    )
 
 
 def _limiter(config: Config, name: str, clock: IReactorTime) -> RateLimiter | None:
@@ -331,25 +419,10 @@ class _LateOutcomes:
         await self.target.hub_answered(hub_server, lpdus, failed, accepted)
 
 
-class _NoEdus:
-    """Where EDUs go as long as no part of the server wants any: an unknown kind of EDU is ignored (I-D "Ephemeral Data
-    Units")."""
+class _LateRooms:
+    """Closes another circle: the devices ask the rooms who is there, and the rooms tell the devices who comes."""
 
-    log = Logger()
+    target: Rooms
 
-    async def receive(self, origin: str, edu: JsonObject) -> None:
-        self.log.debug("{origin}: ignored an EDU of type {type}", origin=origin, type=str(edu.get("type"))[:100])
-
-
-class _SystemDns:
-    """This machine's name servers, looked for when they are first needed."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._resolver: Resolver | None = None
-
-    def lookupService(self, name: str, timeout: Sequence[int] | None = None) -> Deferred[Any]:
-        if self._resolver is None:
-            self._resolver = Resolver("/etc/resolv.conf", reactor=self._reactor)
-        found: Deferred[Any] = self._resolver.lookupService(name, timeout)
-        return found
+    async def destinations(self, room_id: str) -> Collection[str]:
+        return await self.target.destinations(room_id)

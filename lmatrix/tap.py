@@ -31,6 +31,8 @@ from lmatrix.errors import LMatrixError
 from lmatrix.log_output import log_observer
 from lmatrix.server import build_server
 
+_OWNER_ONLY = 0o077
+
 
 class Options(usage.Options):
     """Options of ``twistd lmatrix``."""
@@ -54,7 +56,7 @@ class Runnable(Protocol):
 
     async def stop(self) -> None: ...
 
-    def reload_certificates(self) -> None: ...
+    def reload(self) -> None: ...
 
 
 class ServiceReactor(Protocol):
@@ -115,7 +117,7 @@ class LMatrixService(Service):
 
     def _hangup(self) -> None:
         # A signal handler runs between any two steps of the program; the reactor's turn is a better moment.
-        self._reactor.callFromThread(self._server.reload_certificates)
+        self._reactor.callFromThread(self._server.reload)
 
     def _start(self) -> None:
         starting = Deferred.fromCoroutine(self._server.start())
@@ -142,6 +144,9 @@ def makeService(options: Options) -> IService:
     try:
         config = load_config(Path(options["config"]))
         server = build_server(config, reactor)
+        # What the server writes (database, log) is for its owner only; twistd itself sees to that in a daemon alone.
+        if options.parent is None or options.parent.get("umask") is None:
+            os.umask(_OWNER_ONLY)
         observer = log_observer(config.log_config, _log_stream(config, options.parent))
     except (ConfigError, FileProblem) as error:
         raise SystemExit(f"lmatrix: {error}") from error

@@ -36,7 +36,7 @@ class Memory(SynchronousTestCase):
         first = self.memory()
         first.memory.learned_path_form(PEER, PathForm.UNSTABLE)
         first.memory.learned_bare_get_signature(PEER, True)
-        self.database.write(lambda tx: self.stores.delivery.add_edu(tx, PEER, {"type": "x"}, 10))
+        self.database.write(lambda tx: self.stores.delivery.add_edu(tx, PEER, {"type": "x"}))
         traits = self.memory().memory.of(PEER)
         self.assertEqual((traits.path_form, traits.bare_get_signature), (PathForm.UNSTABLE, True))
 

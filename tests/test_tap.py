@@ -55,7 +55,7 @@ class FakeServer:
         self.events.append("stop")
         await self.stopping
 
-    def reload_certificates(self) -> None:
+    def reload(self) -> None:
         self.events.append("reload")
 
 
@@ -118,7 +118,7 @@ class Service(SynchronousTestCase):
         self.successResultOf(stopping)
 
     def test_hangup(self) -> None:
-        """SIGHUP reads the certificates again, in the reactor's turn and not in the signal handler's."""
+        """SIGHUP reads certificates and keys again, in the reactor's turn and not in the signal handler's."""
         self.service.startService()
         self.reactor.run()
         (hangup,) = self.hangups

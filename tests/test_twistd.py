@@ -7,9 +7,11 @@ import os
 import random
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -41,7 +43,11 @@ class Twistd(SynchronousTestCase):
             stderr=subprocess.STDOUT,
             text=True,
         )
+        # One that says nothing more is ended, so that reading what it says comes to an end too.
+        patience = Timer(PATIENCE_SECONDS, process.kill)
+        patience.start()
         self.addCleanup(process.kill)
+        self.addCleanup(patience.cancel)
         return process
 
     def read_until(self, process: subprocess.Popen[str], wanted: str) -> list[str]:
@@ -55,12 +61,16 @@ class Twistd(SynchronousTestCase):
         return self.fail("".join(lines))  # type: ignore[no-any-return]
 
     def test_life(self) -> None:
-        """It says that it is ready when it is; SIGHUP reads certificates again; SIGTERM ends it in order."""
+        """It says that it is ready when it is; SIGHUP reads certificates again; SIGTERM ends it in order.
+
+        Meanwhile nobody but the owner can read its database.
+        """
         process = self.spawn(self.place)
         self.read_until(process, "is ready")
         with socket.create_connection(("127.0.0.1", int(self.place.server_name.rpartition(":")[2])), timeout=5):
             process.send_signal(signal.SIGHUP)
             self.read_until(process, "was read again")
+        self.assertEqual(stat.S_IMODE(self.place.database.stat().st_mode), 0o600)
         process.send_signal(signal.SIGTERM)
         self.read_until(process, "has stopped")
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmatrix import ids
-from lmatrix.client_api.errors import bad_json, invalid_param, missing_param
-from lmatrix.errors import InvalidIdentifier
+from lmatrix.client_api.errors import ClientApiError, bad_json, invalid_param, missing_param
+from lmatrix.errors import BadRequest, InvalidIdentifier
 from lmatrix.http.router import JsonRequest
 
 JsonObject = dict[str, Any]
@@ -91,6 +91,14 @@ def room_id_in(params: Mapping[str, str], name: str = "roomId") -> str:
         return ids.room_id(params[name])
     except InvalidIdentifier as problem:
         raise invalid_param(name, str(problem)) from problem
+
+
+def query_int(request: JsonRequest, name: str, default: int, *, minimum: int, maximum: int) -> int:
+    """An integer query parameter, brought down to ``maximum`` when it is larger."""
+    try:
+        return request.query_int(name, default, minimum=minimum, maximum=maximum)
+    except BadRequest as problem:
+        raise ClientApiError(400, "M_INVALID_PARAM", str(problem)) from problem
 
 
 def query_flag(request: JsonRequest, name: str) -> bool:

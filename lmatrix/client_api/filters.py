@@ -42,16 +42,20 @@ class EventFilter:
 
     def wants(self, event: Mapping[str, Any]) -> bool:
         """Whether an event, by its ``type``, ``sender`` and ``content``, is wanted."""
-        event_type, sender = event["type"], event["sender"]
-        if self.types is not None and not any(_matches(pattern, event_type) for pattern in self.types):
-            return False
-        if any(_matches(pattern, event_type) for pattern in self.not_types):
+        sender = event["sender"]
+        if not self.wants_type(event["type"]):
             return False
         if self.senders is not None and sender not in self.senders:
             return False
         if sender in self.not_senders:
             return False
         return self.contains_url is None or isinstance(event["content"].get("url"), str) == self.contains_url
+
+    def wants_type(self, event_type: str) -> bool:
+        """Whether anything of a type is wanted."""
+        if self.types is not None and not any(_matches(pattern, event_type) for pattern in self.types):
+            return False
+        return not any(_matches(pattern, event_type) for pattern in self.not_types)
 
     @property
     def wants_all(self) -> bool:
@@ -70,7 +74,7 @@ class SyncFilter:
     """What ``/sync`` shall contain.
 
     Attributes:
-        timeline, state: which events of each room.
+        timeline, state, ephemeral, account_data: which events of each room.
         rooms: only these rooms; ``None`` for all.
         not_rooms: not these.
         include_leave: whether rooms left before ``since`` (or, without ``since``, ever) are wanted.
@@ -78,6 +82,8 @@ class SyncFilter:
 
     timeline: EventFilter = EventFilter()
     state: EventFilter = EventFilter()
+    ephemeral: EventFilter = EventFilter()
+    account_data: EventFilter = EventFilter()
     rooms: frozenset[str] | None = None
     not_rooms: frozenset[str] = frozenset()
     include_leave: bool = False
@@ -111,6 +117,8 @@ def parse_sync_filter(raw: Mapping[str, Any]) -> SyncFilter:
     return SyncFilter(
         timeline=parse_event_filter(optional_object(room, "timeline") or {}, name="room.timeline"),
         state=parse_event_filter(optional_object(room, "state") or {}, name="room.state"),
+        ephemeral=parse_event_filter(optional_object(room, "ephemeral") or {}, name="room.ephemeral"),
+        account_data=parse_event_filter(optional_object(room, "account_data") or {}, name="room.account_data"),
         rooms=_strings(room, "rooms", "room"),
         not_rooms=_strings(room, "not_rooms", "room") or frozenset(),
         include_leave=optional_flag(room, "include_leave"),

@@ -8,9 +8,10 @@ transaction first and never commits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from lmatrix.devices.edus import Receipt
 from lmatrix.events.creation import RoomPlan
 from lmatrix.rooms.interfaces import StoredEvent
 from lmatrix.rooms.local_users import ClientTransaction
@@ -116,6 +117,49 @@ class TimelineStore(Protocol):
         """Invites of a user that came to nothing at stream positions ``since < s <= up_to``."""
 
 
+class MessageStore(Protocol):
+    """Messages that wait for a device."""
+
+    def page(
+        self, tx: Any, user_id: str, device_id: str, after: int, up_to: int, limit: int
+    ) -> Sequence[tuple[int, bytes]]:
+        """``(stream, canonical JSON)`` at stream positions ``after < s <= up_to``, ascending."""
+
+    def has_up_to(self, tx: Any, user_id: str, device_id: str, up_to: int) -> bool:
+        """Whether there are any up to a stream position."""
+
+
+class KeyCountStore(Protocol):
+    """How many one-time keys a device has left here."""
+
+    def counts(self, tx: Any, user_id: str, device_id: str, now_ms: int) -> Mapping[str, int]: ...
+
+    def unused_last_resort(self, tx: Any, user_id: str, device_id: str, now_ms: int) -> Sequence[str]: ...
+
+    def claimed_at(self, tx: Any, user_id: str, device_id: str) -> int:
+        """Stream position at which keys were last handed out; 0 for never."""
+
+
+class ReadMarkerStore(Protocol):
+    """Receipts, and what users note about rooms."""
+
+    def changed_receipts(self, tx: Any, room_ids: Sequence[str], since: int, up_to: int) -> Iterable[Receipt]:
+        """Those of rooms at stream positions ``since < s <= up_to``."""
+
+    def changed_account_data(self, tx: Any, user_id: str, since: int, up_to: int) -> Sequence[tuple[str, str, bytes]]:
+        """``(room_id, type, canonical JSON)`` at stream positions ``since < s <= up_to``."""
+
+
+class DeviceNewsStore(Protocol):
+    """Changes of device lists, and of memberships as far as they concern these."""
+
+    def changed_lists(self, tx: Any, user_id: str, since: int, up_to: int) -> Sequence[str]:
+        """Of those who share a room with a user, and the user: whose list changed at ``since < s <= up_to``."""
+
+    def changed_members(self, tx: Any, room_id: str, after: int, up_to: int) -> Sequence[tuple[str, str]]:
+        """``(user_id, membership now)`` of those whose membership was set at positions ``after < p <= up_to``."""
+
+
 class AccountStore(Protocol):
     """Local users, their devices and tokens, their filters, what their devices sent."""
 
@@ -132,10 +176,6 @@ class AccountStore(Protocol):
 
     def user_of_token(self, tx: Any, token_hash: str) -> tuple[str, str] | None:
         """``(user_id, device_id)``."""
-
-    def remove_token(self, tx: Any, token_hash: str) -> None: ...
-
-    def remove_all_tokens(self, tx: Any, user_id: str) -> None: ...
 
     def put_filter(self, tx: Any, user_id: str, definition: bytes) -> str:
         """Returns the filter's ID."""

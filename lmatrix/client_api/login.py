@@ -18,6 +18,7 @@ from lmatrix.client_api.errors import unknown
 from lmatrix.client_api.fields import optional_object, required_string
 from lmatrix.client_api.interfaces import AccountStore
 from lmatrix.client_api.passwords import Passwords
+from lmatrix.devices.local_devices import LocalDevices
 from lmatrix.errors import Forbidden, InvalidIdentifier
 from lmatrix.http.limits import RateLimiter
 from lmatrix.http.messages import JsonObject, JsonRequest
@@ -31,6 +32,7 @@ class Login:
         server_name: ours.
         database, accounts: where accounts are kept.
         passwords: checks them.
+        devices: removes those that log out.
         clock: for the time of the login.
         rng: a cryptographically secure source.
         limiter: by address and by account; ``None`` for no limit.
@@ -43,6 +45,7 @@ class Login:
         database: Database,
         accounts: AccountStore,
         passwords: Passwords,
+        devices: LocalDevices,
         clock: IReactorTime,
         rng: random.Random,
         limiter: RateLimiter | None,
@@ -51,6 +54,7 @@ class Login:
         self._database = database
         self._accounts = accounts
         self._passwords = passwords
+        self._devices = devices
         self._clock = clock
         self._rng = rng
         self._limiter = limiter
@@ -90,11 +94,11 @@ class Login:
         return login.answer()
 
     async def _logout(self, request: JsonRequest, requester: Requester) -> Answer:
-        await self._database.write(lambda tx: self._accounts.remove_token(tx, requester.token_hash))
+        await self._devices.remove(requester.user_id, [requester.device_id])
         return {}
 
     async def _logout_all(self, request: JsonRequest, requester: Requester) -> Answer:
-        await self._database.write(lambda tx: self._accounts.remove_all_tokens(tx, requester.user_id))
+        await self._devices.remove(requester.user_id)
         return {}
 
     async def _whoami(self, request: JsonRequest, requester: Requester) -> Answer:

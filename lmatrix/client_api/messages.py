@@ -23,7 +23,7 @@ from lmatrix.client_api.auth import Requester
 from lmatrix.client_api.client_events import LogEvent
 from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import invalid_param
-from lmatrix.client_api.fields import room_id_in
+from lmatrix.client_api.fields import query_int, room_id_in
 from lmatrix.client_api.filters import MAX_TIMELINE_LIMIT, EventFilter, parse_event_filter
 from lmatrix.client_api.interfaces import AccountStore, LocalUsers, TimelineStore
 from lmatrix.client_api.rendering import Renderer
@@ -86,7 +86,7 @@ class Messages:
     async def _messages(self, request: JsonRequest, requester: Requester) -> Answer:
         room_id, user_id = room_id_in(request.params), requester.user_id
         backwards = _is_backwards(request)
-        limit = request.query_int("limit", DEFAULT_LIMIT, minimum=1, maximum=MAX_TIMELINE_LIMIT)
+        limit = query_int(request, "limit", DEFAULT_LIMIT, minimum=1, maximum=MAX_TIMELINE_LIMIT)
         only = _filter(request)
         begin, stop = request.query_one("from"), request.query_one("to")
         begin_at = parse_place(begin, "from") if begin else None
@@ -128,7 +128,7 @@ class Messages:
 
     async def _context(self, request: JsonRequest, requester: Requester) -> Answer:
         room_id, event_id = room_id_in(request.params), request.params["eventId"]
-        limit = request.query_int("limit", DEFAULT_LIMIT, minimum=0, maximum=MAX_TIMELINE_LIMIT)
+        limit = query_int(request, "limit", DEFAULT_LIMIT, minimum=0, maximum=MAX_TIMELINE_LIMIT)
         only, renderer = _filter(request), self._renderer(requester)
 
         def work(tx: Any) -> JsonObject:

@@ -1,9 +1,10 @@
 """Waking ``/sync`` requests that wait for something to happen.
 
-Owns: :class:`Notifier`, the rooms' :class:`~lmatrix.rooms.interfaces.LocalAudience`, and its :class:`Listener`, one
-for each waiting request. Invariants: no news is lost between a request's look into the database and its waiting, since
-it listens *before* it looks; nothing that has already been seen wakes anybody (stream positions are compared); a
-listener that is closed leaves no trace; there is a bound on how many there are.
+Owns: :class:`Notifier`, the rooms' :class:`~lmatrix.rooms.interfaces.LocalAudience` and the devices'
+:class:`~lmatrix.devices.interfaces.SyncWaker`, and its :class:`Listener`, one for each waiting request. Invariants: no
+news is lost between a request's look into the database and its waiting, since it listens *before* it looks; nothing
+that has already been seen wakes anybody (stream positions are compared); a listener that is closed leaves no trace;
+there is a bound on how many there are.
 
 Who is woken for news in a room: the listeners who have said that this room concerns them, and those who have not looked
 into the database yet. A user whom an event brings *into* a room (an invite, a join from another device) cannot have
@@ -61,9 +62,18 @@ class Notifier:
             for listener in [*self._by_room.get(room_id, ()), *self._undecided]:
                 listener.heard(stream, room_id)
             return
+        self.users_advanced(stream, user_ids)
+
+    def users_advanced(self, stream: int, user_ids: Iterable[str]) -> None:
+        """Something for these users was committed. Never blocks, never raises."""
         for user_id in user_ids:
             for listener in list(self._by_user.get(user_id, ())):
                 listener.heard(stream, None)
+
+    def room_stirred(self, room_id: str) -> None:
+        """Something happened in a room that has no place in the stream. Never blocks, never raises."""
+        for listener in [*self._by_room.get(room_id, ()), *self._undecided]:
+            listener.stirred()
 
     def listen(self, user_id: str) -> Listener:
         """Begin to listen, as a context manager. Raises :class:`Overloaded` beyond the bounds."""
@@ -118,6 +128,7 @@ class Listener:
         self._decided = False
         self._heard_by_room: dict[str, int] = {}
         self._heard_for_user = -1
+        self._stirred = False
         self._seen = -1
         self._waiting: Deferred[bool] | None = None
         self._open = True
@@ -140,6 +151,16 @@ class Listener:
             self._heard_by_room[room_id] = max(self._heard_by_room.get(room_id, -1), stream)
         if self._has_news():
             self._wake(True)
+
+    def stirred(self) -> None:
+        """News that has no place in the stream."""
+        self._stirred = True
+        if self._has_news():
+            self._wake(True)
+
+    def looks(self) -> None:
+        """The request begins to look at what there is: whatever has been stirred until now, it will see."""
+        self._stirred = False
 
     def seen(self, stream: int, rooms: Iterable[str]) -> None:
         """The request has looked into the database.
@@ -180,7 +201,9 @@ class Listener:
     def _has_news(self) -> bool:
         if not self._decided:
             return False
-        return self._heard_for_user > self._seen or any(heard > self._seen for heard in self._heard_by_room.values())
+        if self._stirred or self._heard_for_user > self._seen:
+            return True
+        return any(heard > self._seen for heard in self._heard_by_room.values())
 
     def _wake(self, news: bool) -> None:
         waiting = self._waiting

@@ -14,6 +14,7 @@ from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import ClientApiError, bad_json, invalid_param
 from lmatrix.client_api.fields import optional_flag, optional_list, optional_object, optional_string, user_id
 from lmatrix.client_api.interfaces import LocalUsers
+from lmatrix.errors import EventRejected, SchemaViolation
 from lmatrix.events.creation import InitialEvent, Preset, RoomPlan
 from lmatrix.events.room_versions import room_version
 from lmatrix.http.messages import JsonObject, JsonRequest
@@ -45,7 +46,12 @@ class RoomCreation:
         version = optional_string(body, "room_version")
         identifier = room_version(self._default_room_version if version is None else version).identifier
         plan = plan_of(body)
-        return {"room_id": await self._rooms.create_room(requester.user_id, identifier, plan)}
+        try:
+            room_id = await self._rooms.create_room(requester.user_id, identifier, plan)
+        except (EventRejected, SchemaViolation) as impossible:
+            # Not the creator is refused, but the state that was asked for: there is no room with it.
+            raise ClientApiError(400, "M_INVALID_ROOM_STATE", str(impossible)) from impossible
+        return {"room_id": room_id}
 
 
 def plan_of(body: JsonObject) -> RoomPlan:

@@ -7,34 +7,68 @@ endpoints share: both path prefixes, the access token, the limit on changes, the
 from __future__ import annotations
 
 import random
+from typing import Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.client_api.access import RoomAccess
 from lmatrix.client_api.auth import Authenticator
+from lmatrix.client_api.device_lists import DeviceListReader
+from lmatrix.client_api.device_management import DeviceManagement
 from lmatrix.client_api.endpoints import Answer, ClientLimits, Endpoint, OpenEndpoint
 from lmatrix.client_api.errors import ClientApiError
-from lmatrix.client_api.interfaces import AccountStore, LocalUsers, TimelineStore
+from lmatrix.client_api.interfaces import (
+    AccountStore,
+    DeviceNewsStore,
+    KeyCountStore,
+    LocalUsers,
+    MessageStore,
+    ReadMarkerStore,
+    TimelineStore,
+)
+from lmatrix.client_api.keys import Keys
 from lmatrix.client_api.login import Login
 from lmatrix.client_api.membership import Membership
 from lmatrix.client_api.messages import Messages
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.passwords import Passwords
+from lmatrix.client_api.reading import Reading
+from lmatrix.client_api.reauthentication import PasswordAgain
 from lmatrix.client_api.registration import Registration
 from lmatrix.client_api.rooms_create import RoomCreation
 from lmatrix.client_api.sending import Sending
 from lmatrix.client_api.startup import StartUp, versions
 from lmatrix.client_api.state import State
+from lmatrix.client_api.sync.beside import BesideReader
 from lmatrix.client_api.sync.endpoint import Sync
 from lmatrix.client_api.sync.reader import SyncReader
+from lmatrix.client_api.to_device import SendToDevice
+from lmatrix.devices.floor import DevicesFloor
+from lmatrix.devices.interfaces import SharingStore, ToDeviceStore
 from lmatrix.http.errors import refusal
 from lmatrix.http.limits import RateLimiter
 from lmatrix.http.messages import JsonRequest
 from lmatrix.http.routes import Handler, Route, RouteTable
 from lmatrix.rooms.interfaces import Database, InviteStore, RoomStore
 
+
+class WaitingMessages(MessageStore, ToDeviceStore, Protocol):
+    """Messages for devices, as ``/sync`` reads and forgets them."""
+
+
 PREFIXES = ("/_matrix/client/v3", "/_matrix/client/r0")
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class BesideStores:
+    """The stores of what there is beside rooms, as far as the client API reads them itself."""
+
+    devices: DeviceNewsStore
+    one_time_keys: KeyCountStore
+    to_device: WaitingMessages
+    receipts: ReadMarkerStore
+    sharing: SharingStore
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -46,6 +80,8 @@ class ClientApiParts:
         database: where everything is.
         room_store, timeline_store, account_store, invite_store: the stores.
         rooms: what users do in rooms.
+        devices: devices, and what users do beside rooms.
+        beside: its stores.
         notifier: wakes ``/sync``; the rooms tell it.
         passwords: hashes and checks.
         clock: the time.
@@ -62,6 +98,8 @@ class ClientApiParts:
     account_store: AccountStore
     invite_store: InviteStore
     rooms: LocalUsers
+    devices: DevicesFloor
+    beside: BesideStores
     notifier: Notifier
     passwords: Passwords
     clock: IReactorTime
@@ -94,6 +132,7 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         parts.timeline_store,
         parts.account_store,
     )
+    floor, beside = parts.devices, parts.beside
     access = RoomAccess(store, timeline)
     registration = Registration(
         parts.server_name,
@@ -110,12 +149,26 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         database=database,
         accounts=accounts,
         passwords=parts.passwords,
+        devices=floor.devices,
         clock=parts.clock,
         rng=parts.rng,
         limiter=parts.limits.login,
     )
     start_up = StartUp(parts.default_room_version, database=database, accounts=accounts, server_name=parts.server_name)
-    reader = SyncReader(store, timeline, parts.invite_store, accounts)
+    lists = DeviceListReader(store, timeline, beside.devices, beside.sharing)
+    keys = Keys(
+        floor.devices,
+        floor.directory,
+        floor.claims,
+        database=database,
+        timeline=timeline,
+        lists=lists,
+        clock=parts.clock,
+    )
+    password_again = PasswordAgain(database, accounts, parts.passwords, parts.rng, parts.limits.login)
+    beside_reader = BesideReader(beside.to_device, beside.one_time_keys, beside.receipts, lists)
+    reader = SyncReader(store, timeline, parts.invite_store, accounts, beside_reader)
+    sync = Sync(database, reader, accounts, beside.to_device, floor.typing, parts.notifier, parts.clock)
     return [
         *registration.endpoints(),
         *login.endpoints(),
@@ -125,7 +178,11 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         *Sending(parts.rooms, database, timeline).endpoints(),
         *State(database, store, timeline, accounts, access, parts.clock).endpoints(),
         *Messages(database, store, timeline, accounts, access, parts.rooms, parts.clock).endpoints(),
-        *Sync(database, reader, accounts, parts.notifier, parts.clock).endpoints(),
+        *keys.endpoints(),
+        *SendToDevice(floor.to_device).endpoints(),
+        *DeviceManagement(floor.devices, password_again).endpoints(),
+        *Reading(floor.typing, floor.receipts, database, beside.sharing).endpoints(),
+        *sync.endpoints(),
     ]
 
 

@@ -13,18 +13,28 @@ import attrs
 
 from lmatrix.client_api.errors import invalid_param
 
-_STREAM = re.compile(r"s([0-9]{1,18})\Z")
+_STREAM = re.compile(r"s([0-9]{1,18})(?:_d([0-9]{1,18}))?(?:_t([0-9]{1,18}))?\Z")
 _POSITION = re.compile(r"p([0-9]{1,18})\Z")
 
 
 @attrs.frozen(slots=True)
 class StreamToken:
-    """All live events with ``stream <= self.stream`` have been seen."""
+    """Everything at stream positions up to a place has been seen.
+
+    Attributes:
+        stream: that place.
+        messages: the place for messages to the device, when not all of them up to ``stream`` fitted; else ``None``.
+        typing: the serial of what was told of who is typing; ``None`` when that was: nobody.
+    """
 
     stream: int
+    messages: int | None = None
+    typing: int | None = None
 
     def __str__(self) -> str:
-        return f"s{self.stream}"
+        messages = "" if self.messages is None else f"_d{self.messages}"
+        typing = "" if self.typing is None else f"_t{self.typing}"
+        return f"s{self.stream}{messages}{typing}"
 
 
 @attrs.frozen(slots=True)
@@ -37,18 +47,23 @@ class PositionToken:
         return f"p{self.position}"
 
 
-def parse_since(text: str) -> StreamToken:
+def parse_since(text: str, name: str = "since") -> StreamToken:
     """A ``since`` value. Raises 400 ``M_INVALID_PARAM``."""
     found = _STREAM.match(text)
     if not found:
-        raise invalid_param("since", "not a token of this server")
-    return StreamToken(int(found.group(1)))
+        raise invalid_param(name, "not a token of this server")
+    return _stream_token(found)
 
 
 def parse_place(text: str, name: str) -> StreamToken | PositionToken:
     """A ``from`` or ``to`` value of ``/messages``. Raises 400 ``M_INVALID_PARAM``."""
     if found := _STREAM.match(text):
-        return StreamToken(int(found.group(1)))
+        return _stream_token(found)
     if found := _POSITION.match(text):
         return PositionToken(int(found.group(1)))
     raise invalid_param(name, "not a token of this server")
+
+
+def _stream_token(found: re.Match[str]) -> StreamToken:
+    stream, messages, typing = (None if number is None else int(number) for number in found.groups())
+    return StreamToken(stream or 0, messages, typing)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmatrix.commands.subcommand import Subparsers
 from lmatrix.config import Config, load_config
-from lmatrix.config.files import FileProblem, load_signing_keys, load_tls
+from lmatrix.config.files import FileProblem, load_admin_token, load_own_keys, load_tls
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -43,7 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
 def file_problems(config: Config) -> Iterator[str]:
     """What is wrong with the files that the configuration names, in words."""
     try:
-        load_signing_keys(config)
+        load_own_keys(config)
+    except FileProblem as problem:
+        yield str(problem)
+    try:
+        load_admin_token(config)
     except FileProblem as problem:
         yield str(problem)
     for files in dict.fromkeys(listener.tls for listener in config.listeners if listener.tls):

@@ -14,6 +14,9 @@ from lmatrix.demo.main import Wishes, run_demo
 from lmatrix.demo.servers import IReactorForDemo
 from lmatrix.errors import LMatrixError
 
+INTERRUPTED = 130
+"""Exit status, as shells give it to a program that was ended by Ctrl-C."""
+
 
 def add_to(subparsers: Subparsers) -> None:
     """Add this command and its options."""
@@ -65,19 +68,23 @@ def _run_in(directory: Path, arguments: argparse.Namespace) -> int:
     from twisted.internet.task import react
 
     wishes = Wishes(directory, arguments.keep, arguments.messages, arguments.senders)
-    statuses: list[int] = []
+    status = INTERRUPTED
 
     async def main(reactor: IReactorForDemo) -> None:
+        nonlocal status
         try:
-            await run_demo(reactor, wishes, random.SystemRandom(), datetime.datetime.now(datetime.UTC), _tell)
+            now = datetime.datetime.now(datetime.UTC)
+            if await run_demo(reactor, wishes, random.SystemRandom(), now, _tell):
+                status = 0
         except LMatrixError as error:
             print(f"lmatrix: {error}", file=sys.stderr)
-            statuses.append(1)
+            status = 1
 
     try:
         react(main)
     except SystemExit as left:
-        return statuses[0] if statuses else int(left.code or 0)
+        # What react says of itself: 1 when something went wrong that nobody expected, with a traceback.
+        return int(left.code or status)
 
 
 def _tell(line: str) -> None:

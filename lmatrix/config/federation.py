@@ -21,6 +21,8 @@ AddressRange = IPv4Network | IPv6Network
 
 MEBIBYTE = 1024 * 1024
 
+MAX_NOTARIES = 8
+
 
 @attrs.frozen(slots=True)
 class FederationLimits:
@@ -55,6 +57,7 @@ class FederationConfig:
         allow_ip_literals: accept server names that are IP addresses.
         allow_private_addresses: connect to private, loopback and link-local addresses.
         allowed_address_ranges: such addresses that are allowed all the same, when they are not in general.
+        notaries: servers that are believed about the keys of servers that do not answer.
         peers: settings by server name.
     """
 
@@ -63,6 +66,7 @@ class FederationConfig:
     allow_ip_literals: bool
     allow_private_addresses: bool
     allowed_address_ranges: tuple[AddressRange, ...]
+    notaries: tuple[str, ...]
     limits: FederationLimits
     timeouts: FederationTimeouts
     peers: Mapping[str, PeerSettings]
@@ -101,6 +105,16 @@ def _read_timeouts(section: Section) -> FederationTimeouts:
     )
 
 
+def _read_notaries(section: Section) -> tuple[str, ...]:
+    server_name = checked_text(ids.server_name, "a server name")
+    notaries: tuple[str, ...] = section.optional("notaries", (), list_of(server_name, "server names"))
+    if len(notaries) > MAX_NOTARIES:
+        section.problem("notaries", f"are {len(notaries)}; up to {MAX_NOTARIES} are allowed, and all are asked at once")
+    if len(set(notaries)) < len(notaries):
+        section.problem("notaries", "name a server twice")
+    return notaries
+
+
 def read_federation(section: Section) -> FederationConfig:
     """Read ``federation``; every key has a default, and the defaults are the strict ones."""
     server_name = checked_text(ids.server_name, "a server name")
@@ -110,6 +124,7 @@ def read_federation(section: Section) -> FederationConfig:
         allow_ip_literals=section.optional("allow_ip_literals", False, boolean),
         allow_private_addresses=section.optional("allow_private_addresses", False, boolean),
         allowed_address_ranges=section.optional("allowed_address_ranges", (), list_of(_range, "address ranges")),
+        notaries=_read_notaries(section),
         limits=section.subsection("limits", _read_limits),
         timeouts=section.subsection("timeouts", _read_timeouts),
         peers=section.optional(

@@ -1,7 +1,7 @@
-"""Writing a new server's configuration file, and the keys that it names.
+"""Writing a new server's configuration file, and the keys and the token that it names.
 
-Invariant: nothing that exists is overwritten. An existing signing key (or certificate) is kept and used; an existing
-configuration file is an error.
+Invariant: nothing that exists is overwritten. An existing signing key (or certificate, or admin token) is kept and
+used; an existing configuration file is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from lmatrix import ids
+from lmatrix.config.admin_token import write_new_admin_token
 from lmatrix.config.template import Choices, render
 from lmatrix.crypto.key_file import new_key_version, read_signing_keys, write_new_signing_key
 from lmatrix.errors import InvalidIdentifier, LMatrixError
@@ -44,12 +45,12 @@ def generate(
     rng: random.Random,
     now: datetime.datetime,
 ) -> Generated:
-    """Write a configuration file, a signing key and, for development with TLS, a certificate.
+    """Write a configuration file, a signing key, an admin token and, for development with TLS, a certificate.
 
     Args:
         data_dir: made if it does not exist; ``None`` for the directory of ``output``.
         federation_port: ``None`` for the one in ``server_name``, or the usual one.
-        rng: where the signing key's secret comes from: the operating system's randomness, but in tests.
+        rng: where the secrets come from: the operating system's randomness, but in tests.
         now: with a time zone; for the certificate.
 
     Raises:
@@ -78,6 +79,7 @@ def generate(
         directory.mkdir(parents=True, exist_ok=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         key_id = _signing_key(choices, rng, notes)
+        _admin_token(choices, rng, notes)
         if tls:
             _certificate(choices, now, notes)
         _write_new(output, render(choices))
@@ -94,6 +96,15 @@ def _signing_key(choices: Choices, rng: random.Random, notes: list[str]) -> str:
     key = write_new_signing_key(path, new_key_version(rng), rng)
     notes.append(f"wrote {path} (keep a copy in a safe place)")
     return key.key_id
+
+
+def _admin_token(choices: Choices, rng: random.Random, notes: list[str]) -> None:
+    path = choices.admin_token_path
+    if path.exists():
+        notes.append(f"kept the admin token in {path}")
+        return
+    write_new_admin_token(path, rng)
+    notes.append(f"wrote {path} (whoever can read it can administer the server)")
 
 
 def _certificate(choices: Choices, now: datetime.datetime, notes: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The ``listeners`` section: which ports are open, with or without TLS, and what is served on each.
 
-Invariant: a federation listener without TLS is only accepted on loopback addresses, or where the administrator says
-that a reverse proxy stands before it (``x_forwarded``).
+Invariants: a federation listener without TLS is only accepted on loopback addresses, or where the administrator says
+that a reverse proxy stands before it (``x_forwarded``); the admin API is only accepted on loopback addresses, or where
+the listener itself speaks TLS.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Resource(Enum):
     CLIENT = "client"  # /_matrix/client, for local users
     HEALTH = "health"  # /health
     METRICS = "metrics"  # /metrics, for Prometheus
+    ADMIN = "admin"  # /_lmatrix/admin, for the operator
 
 
 @attrs.frozen(slots=True)
@@ -110,6 +112,7 @@ def _read_listener(section: Section) -> ListenerConfig:
     )
     if section.sound:
         _check_plain_federation(section, listener)
+        _check_plain_admin(section, listener)
     return listener
 
 
@@ -121,6 +124,12 @@ def _check_plain_federation(section: Section, listener: ListenerConfig) -> None:
             "federation without TLS is only possible on loopback addresses, or behind a reverse proxy "
             "that adds TLS (say so with `x_forwarded: true`)",
         )
+
+
+def _check_plain_admin(section: Section, listener: ListenerConfig) -> None:
+    # Not behind a proxy on another machine either: the token would travel to it in the clear.
+    if Resource.ADMIN in listener.resources and listener.tls is None and not listener.loopback_only:
+        section.problem("resources", "`admin` is only served on loopback addresses, or with TLS")
 
 
 def read_listeners(section: Section) -> tuple[ListenerConfig, ...]:

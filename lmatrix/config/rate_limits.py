@@ -32,12 +32,14 @@ class RateLimitConfig:
         login: by client address.
         client: by local user, for everything that changes something.
         federation: by requesting server.
+        notary: by address, for the fetching of other servers' keys at somebody's request.
     """
 
     registration: Rate
     login: Rate
     client: Rate
     federation: Rate
+    notary: Rate
 
 
 _DEFAULTS = RateLimitConfig(
@@ -45,6 +47,7 @@ _DEFAULTS = RateLimitConfig(
     login=Rate(per_second=0.2, burst=10),
     client=Rate(per_second=10, burst=50),
     federation=Rate(per_second=200, burst=1000),
+    notary=Rate(per_second=2, burst=200),
 )
 
 
@@ -55,6 +58,7 @@ def read_rate_limits(section: Section) -> RateLimitConfig | None:
         login=_rate(section, "login"),
         client=_rate(section, "client"),
         federation=_rate(section, "federation"),
+        notary=_rate(section, "notary"),
     )
     return config if section.optional("enabled", True, boolean) else None
 

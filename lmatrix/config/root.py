@@ -27,6 +27,7 @@ class Config:
         server_name: who this server is, for ever.
         signing_key_path: file with the keys that sign.
         old_signing_keys: keys no longer used, by key ID.
+        admin_token_path: file with the token for the admin API; ``None`` where that is not served.
         default_room_version: for rooms whose creator does not choose one.
         rate_limits: ``None`` when they are off.
     """
@@ -34,6 +35,7 @@ class Config:
     server_name: str
     signing_key_path: Path
     old_signing_keys: Mapping[str, OldKey]
+    admin_token_path: Path | None
     default_room_version: str
     listeners: tuple[ListenerConfig, ...]
     database: SqliteConfig
@@ -63,6 +65,7 @@ def _read_root(section: Section) -> Config:
         server_name=section.required("server_name", checked_text(ids.server_name, "a server name")),
         signing_key_path=section.required("signing_key_path", path),
         old_signing_keys=read_old_keys(section),
+        admin_token_path=section.optional("admin_token_path", None, path),
         default_room_version=section.optional(
             "default_room_version", DEFAULT_ROOM_VERSION, choice(*known_room_versions())
         ),
@@ -75,7 +78,15 @@ def _read_root(section: Section) -> Config:
     )
     if section.sound and ids.is_ip_literal(config.server_name) and not config.federation.allow_ip_literals:
         section.problem("server_name", "is an IP address, which only `federation.allow_ip_literals: true` allows")
+    if section.sound and config.admin_token_path is None and _serves(config, Resource.ADMIN):
+        section.problem("admin_token_path", "is missing, but a listener serves `admin`")
+    if section.sound and config.server_name in config.federation.notaries:
+        section.problem("federation", "names this server itself among its `notaries`")
     return config
+
+
+def _serves(config: Config, resource: Resource) -> bool:
+    return any(resource in listener.resources for listener in config.listeners)
 
 
 def parse_config(content: str, file_name: str, directory: Path) -> Config:

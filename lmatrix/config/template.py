@@ -42,6 +42,10 @@ class Choices:
         return self.data_dir / f"{self.file_stem}.signing.key"
 
     @property
+    def admin_token_path(self) -> Path:
+        return self.data_dir / f"{self.file_stem}.admin.token"
+
+    @property
     def certificate_path(self) -> Path:
         return self.data_dir / f"{self.file_stem}.tls.crt"
 
@@ -92,14 +96,18 @@ server_name: {_quoted(choices.server_name)}
 # Keep a copy in a safe place: who has it, can speak for this server.
 signing_key_path: {_quoted(choices.signing_key_path)}
 
-# Keys that signed once and no longer do. Others need them to check older events. To change the key: generate a new
-# file, name it above, and put the old one's PUBLIC part here, with the time (ms since 1970) at which you stopped
-# using it.
+# Keys that signed once and no longer do. Others need them to check older events. `lmatrix rotate-key` changes the key
+# and remembers the old one in a file beside the key (its name with .retired added); nothing has to be written here.
+# It is the place for keys of a former installation: their PUBLIC part, and the time (ms since 1970) of their last use.
 # old_signing_keys:
 #   "ed25519:a_old1":
 #     key: "base64 of the public key, as /_matrix/key/v2/server showed it"
 #     expired_ts: 1700000000000
 old_signing_keys: {{}}
+
+# The token for the admin API, with which the commands `lmatrix rooms`, `transfer-hub`, `audit` and `destinations` ask
+# the running server. The file must be readable by its owner only.
+admin_token_path: {_quoted(choices.admin_token_path)}
 
 # The room version of rooms whose creator names none.
 # default_room_version: "I.1"
@@ -137,6 +145,7 @@ def _listeners(choices: Choices) -> str:
 #     client                the Client-Server API, for this server's own users
 #     health                /health, for load balancers
 #     metrics               /metrics, for Prometheus. Not for the public
+#     admin                 /_lmatrix/admin, for the operator: on loopback addresses, or with TLS
 listeners:
   - port: {choices.federation_port}
     bind_addresses: [{public}]
@@ -147,7 +156,7 @@ listeners:
     bind_addresses: ["127.0.0.1"]
     tls: false
     x_forwarded: {_flag(not choices.development)}
-    resources: [client, health, metrics]
+    resources: [client, health, metrics, admin]
 """
 
 
@@ -180,6 +189,10 @@ federation:
 
   # Ranges of such addresses that are allowed all the same.
   # allowed_address_ranges: ["10.1.0.0/16"]
+
+  # Servers that are believed about the keys of servers that do not answer. Name only servers that you trust: what they
+  # say of a server that this one has never reached cannot be checked in any other way.
+  # notaries: ["notary.example.org"]
 
   # The largest transaction that is taken, and how many requests are handled at one time.
   # limits:
@@ -219,6 +232,7 @@ rate_limits:
   # login: {{per_second: 0.2, burst: 10}}          # by address
   # client: {{per_second: 10, burst: 50}}          # by user
   # federation: {{per_second: 200, burst: 1000}}   # by server
+  # notary: {{per_second: 2, burst: 200}}          # other servers' keys fetched on request, by address
 """
 
 

@@ -3,18 +3,20 @@
 Owns: its format and its permissions. One key in a line, ``ed25519 VERSION SEED`` with the seed in unpadded base64,
 which is what ``signedjson`` (and with it Synapse) reads and writes.
 
-Invariants: only the owner may read the file, or it is refused; an existing file is never overwritten; no error repeats
-what the file holds.
+Invariants: only the owner may read the file, or it is refused; an existing file is never overwritten but by
+:func:`replace_signing_keys`, which replaces it as a whole; no error repeats what the file holds.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmatrix.crypto.keys import InvalidKey, SigningKey
+from lmatrix.crypto.private_file import PrivateFileError, read_private, write_private
+from lmatrix.crypto.whole_file import replace_file
 from lmatrix.errors import LMatrixError
 
 _MAX_BYTES = 64 * 1024
@@ -76,20 +78,20 @@ def write_new_signing_key(path: str | os.PathLike[str], version: str, rng: rando
     path = Path(path)
     key = SigningKey.generate(version, (rng or random.SystemRandom()).randbytes(32))
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        write_private(path, key.to_line() + "\n")
     except FileExistsError:
         raise KeyFileError(path, "exists already; it is not overwritten") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(key.to_line() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        # Half a key is of no use and would be in the way of the next attempt.
-        path.unlink()
-        raise
-    _sync_directory(path.parent)
     return key
+
+
+def replace_signing_keys(path: str | os.PathLike[str], keys: Sequence[SigningKey]) -> None:
+    """Write other keys into an existing key file, which stays its owner's. The old ones are gone when this returns.
+
+    Raises:
+        OSError: it cannot be written; then it is what it was.
+    """
+    path = Path(path)
+    replace_file(path, "".join(key.to_line() + "\n" for key in keys), 0o600, owner_of=path)
 
 
 def new_key_version(rng: random.Random) -> str:
@@ -98,30 +100,11 @@ def new_key_version(rng: random.Random) -> str:
 
 
 def _read_private(path: Path) -> str:
-    # The descriptor is asked for its mode, not the path: nobody can exchange the file in between.
-    # Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(path, "not a regular file")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            mode = stat.S_IMODE(status.st_mode)
-            raise KeyFileError(
-                path, f"its mode is {mode:04o}, others than its owner have access; run: chmod 600 {path}"
-            )
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise KeyFileError(path, f"more than {_MAX_BYTES} bytes; is it a key file?")
+    try:
+        data = read_private(path, _MAX_BYTES)
+    except PrivateFileError as error:
+        raise KeyFileError(path, error.reason) from None
     try:
         return data.decode("ascii")
     except UnicodeDecodeError:
         raise KeyFileError(path, "not text; is it a key file?") from None
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,7 +25,8 @@ from lmatrix.events.room_versions import room_version
 from lmatrix.events.signatures import KnownKey, RequiredSignature
 from lmatrix.events.verification import verify
 from lmatrix.federation.tls import ClientTls
-from lmatrix.rooms.interfaces import SEGMENT_STRIDE, Standing
+from lmatrix.rooms.interfaces import Standing
+from lmatrix.rooms.positions import Position
 from lmatrix.storage.group_commit import run_read
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.sqlite_engine import SqliteEngine
@@ -34,30 +35,6 @@ Keys = Mapping[str, Mapping[str, KnownKey]]
 
 _ALL = 2**62
 _MOST_EVENTS = 1_000_000
-
-
-@attrs.frozen(slots=True)
-class Position:
-    """A place in a server's log, for people.
-
-    A hub counts from 1. A participant's log begins where it joined (and begins anew where it came back), so that its
-    positions are counted from there; history that it fetched later comes before, with negative numbers.
-
-    Attributes:
-        run: 0 on a hub; 1 for a participant's first stay, 2 for its second, …
-        index: place in that run.
-    """
-
-    run: int
-    index: int
-
-    @classmethod
-    def of(cls, position: int) -> Position:
-        run = (position + SEGMENT_STRIDE // 2) // SEGMENT_STRIDE
-        return cls(run, position - run * SEGMENT_STRIDE)
-
-    def __str__(self) -> str:
-        return str(self.index) if self.run == 0 else f"{self.run}{self.index:+d}"
 
 
 @attrs.frozen(slots=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.demo.client import MatrixClient
 from lmatrix.demo.servers import Place
 from lmatrix.demo.story import PASSWORD, Cast
+from lmatrix.demo.together import together
 
 _PATIENCE_SECONDS = 600.0
 
@@ -70,10 +70,9 @@ async def run_load(
             latencies.append(clock.seconds() - began)
 
     began = clock.seconds()
-    await gatherResults([Deferred.fromCoroutine(write(writer)) for writer in writers], consumeErrors=True)
+    await together(write(writer) for writer in writers)
     sent = clock.seconds()
     # The hub puts this one after all the others: who has seen it, has them all.
     last = await cast.alice.say(room_id, "That was all")
-    waiting = [client.wait_for(room_id, last, _PATIENCE_SECONDS) for client in cast.everybody()]
-    await gatherResults([Deferred.fromCoroutine(one) for one in waiting], consumeErrors=True)
+    await together(client.wait_for(room_id, last, _PATIENCE_SECONDS) for client in cast.everybody())
     return Measured(room_id, messages, tuple(latencies), sent - began, clock.seconds() - began)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -22,6 +22,7 @@ from lmatrix.demo.evidence import AnyCertificate, Disagreement, HeldRoom, disagr
 from lmatrix.demo.load import Measured, run_load
 from lmatrix.demo.servers import IReactorForDemo, Place, RunningServer, prepare
 from lmatrix.demo.story import PASSWORD, Cast, assemble_cast, play
+from lmatrix.demo.together import together
 
 LABELS = ("hub", "second", "third")
 _CONNECTIONS = 64
@@ -48,8 +49,11 @@ class Wishes:
 
 async def run_demo(
     reactor: IReactorForDemo, wishes: Wishes, rng: random.Random, now: datetime.datetime, tell: Tell
-) -> None:
+) -> bool:
     """Run it; everything that was started is stopped again.
+
+    Returns:
+        Whether it came to its end; false when it was interrupted.
 
     Raises:
         LMatrixError: something did not work, or the servers do not agree.
@@ -61,19 +65,29 @@ async def run_demo(
     places = prepare(LABELS, wishes.directory, rng, now)
     servers = [RunningServer(place, reactor, http) for place in places]
     interrupted: Deferred[None] = Deferred()
-    reactor.addSystemEventTrigger("before", "shutdown", _shut_down, servers, pool, interrupted)
+    over: Deferred[None] = Deferred()
+    reactor.addSystemEventTrigger(
+        "before", "shutdown", lambda: Deferred.fromCoroutine(_shut_down(servers, interrupted, over))
+    )
     tell(f"Starting three servers; their files are in {wishes.directory}")
     try:
-        await gatherResults([Deferred.fromCoroutine(server.start()) for server in servers], consumeErrors=True)
+        await together(server.start() for server in servers)
         for place in places:
             tell(f"  {place.label}: {place.server_name}, clients at {place.client_url}")
         cast = await _tell_story(reactor, http, https, places, wishes, tell)
         if wishes.keep:
             _tell_how_to_use(cast, places, tell)
             await interrupted
+    except Exception:
+        if not interrupted.called:
+            raise
+        # What goes wrong while everything is being taken down is no news.
+        return False
     finally:
-        await _stop(servers)
+        await together(server.stop() for server in servers)
         await pool.closeCachedConnections()
+        over.callback(None)
+    return True
 
 
 async def _tell_story(
@@ -94,7 +108,7 @@ async def _tell_story(
         tell("")
     _check(rooms, tell)
     if wishes.messages:
-        tell(f"\n{wishes.messages} messages from {wishes.senders} senders on three servers:")
+        tell(f"\nMessages: {wishes.messages}, from {wishes.senders} users in turn on the three servers, all at once:")
         measured = await run_load(
             cast,
             places,
@@ -135,13 +149,10 @@ def _tell_how_to_use(cast: Cast, places: Sequence[Place], tell: Tell) -> None:
         tell(f"  {place.client_url}  user {client.user_id}  password {PASSWORD!r}  log {place.log}")
 
 
-def _shut_down(
-    servers: Sequence[RunningServer], pool: HTTPConnectionPool, interrupted: Deferred[None]
-) -> Deferred[None]:
-    if not interrupted.called:
-        interrupted.callback(None)
-    return Deferred.fromCoroutine(_stop(servers))
-
-
-async def _stop(servers: Sequence[RunningServer]) -> None:
-    await gatherResults([Deferred.fromCoroutine(server.stop()) for server in servers], consumeErrors=True)
+async def _shut_down(servers: Sequence[RunningServer], interrupted: Deferred[None], over: Deferred[None]) -> None:
+    """Before the reactor stops, for whatever reason. Without its servers the story ends soon, by failing."""
+    if over.called:
+        return
+    interrupted.callback(None)
+    await together(server.stop() for server in servers)
+    await over

@@ -15,7 +15,7 @@ from enum import Enum
 import attrs
 
 from lmatrix.crypto.keys import VerifyKey
-from lmatrix.errors import BadSignature
+from lmatrix.errors import BadSignature, UnknownKey
 from lmatrix.events.forms import Lpdu, Pdu
 
 
@@ -71,19 +71,29 @@ def check_signatures(event: Lpdu | Pdu, keys: Mapping[str, Mapping[str, KnownKey
 
     Raises:
         BadSignature: one is not.
+        UnknownKey: of one, none of the keys that it was made with is known.
     """
     for required in required_signatures(event):
-        _check_one(event, required, keys.get(required.server, {}))
+        check_signature(event, required, keys.get(required.server, {}))
 
 
-def _check_one(event: Lpdu | Pdu, required: RequiredSignature, known: Mapping[str, KnownKey]) -> None:
+def check_signature(event: Lpdu | Pdu, required: RequiredSignature, known: Mapping[str, KnownKey]) -> None:
+    """Return if one signature is there and good.
+
+    Args:
+        known: keys of the server that must have signed, by key ID.
+
+    Raises:
+        BadSignature: it is not.
+        UnknownKey: none of the keys that it was made with is among them.
+    """
     signatures = event.signatures.get(required.server)
     if not signatures:
         raise BadSignature(required.server, f"the {required.form.value} is not signed")
     message = (
         event.lpdu_signing_bytes() if required.form is Form.LPDU and isinstance(event, Pdu) else event.signing_bytes
     )
-    reason = "none of its keys is known"
+    reason = ""
     # One valid signature by any known key suffices.
     for key_id, signature in signatures.items():
         key = known.get(key_id)
@@ -95,4 +105,6 @@ def _check_one(event: Lpdu | Pdu, required: RequiredSignature, known: Mapping[st
             return
         else:
             reason = f"it does not verify over the {required.form.value} with {key_id}"
+    if not reason:
+        raise UnknownKey(required.server, "none of its keys is known")
     raise BadSignature(required.server, reason)

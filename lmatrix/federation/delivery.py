@@ -23,13 +23,14 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from lmatrix import canonical_json
 from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.delivery_tools import DeliveryTools, TransactionSender
 from lmatrix.federation.destination_queue import DestinationQueue
 from lmatrix.federation.outgoing import Stores
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.delivery_store import DeliveryStore
-from lmatrix.rooms.interfaces import Database, PendingLpduStore, PendingOutcomes, RoomStore
+from lmatrix.rooms.interfaces import Database, JsonObject, PendingLpduStore, PendingOutcomes, RoomStore
 
 GRACE_SECONDS = 10.0
 """How long stopping waits for requests in flight."""
@@ -140,6 +141,18 @@ class FederationDelivery:
     def edus_pending(self, destination: str) -> None:
         """There are new EDUs in the destination's outbox. Never blocks, never raises."""
         self._wake(destination)
+
+    def offer_edu(self, destination: str, subject: str, edu: JsonObject) -> None:
+        """Send an EDU soon, or never: it is in no outbox. A newer one under the same subject takes its place. Never
+        blocks, never raises.
+        """
+        if destination == self._server_name or self._stopping:
+            return
+        try:
+            self._queue(destination).offer(subject, canonical_json.encode(edu))
+        except Exception:
+            # As in waking; and it is nothing that anybody is owed.
+            self.log.failure("{destination}: an EDU could not be offered", destination=destination)
 
     async def start(self) -> None:
         """Wake every destination that is owed something, one after the other; reaches out to nobody by itself.

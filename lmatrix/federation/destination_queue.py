@@ -23,6 +23,9 @@ any           stop                              what is in flight ends, then not
 Invariants: one request in flight at a time; a transaction is sent again under the same ID with the same body until it
 is answered 200; cursors move after a 200 only; nothing is ever given up.
 
+A peer may answer 200 and say of an event that it is to be sent again (:data:`TRY_LATER`): the room's cursor then stays
+before it, and the room is held back for a while.
+
 What a peer refuses (4xx, for the content's sake) is sent again in halves, until a single event is found that the peer
 does not take. That event's room, its *lane*, is then held back (``held_back.py``), so that the other rooms go on. A
 transaction that large and that old (:data:`RELEASE_BYTES`, :data:`RELEASE_MS`) is not kept in memory while its
@@ -45,8 +48,11 @@ from lmatrix.federation.awaited_echoes import AwaitedEchoes
 from lmatrix.federation.delivery_tools import DeliveryTools
 from lmatrix.federation.destination_health import DestinationHealth
 from lmatrix.federation.held_back import HeldBack
-from lmatrix.federation.outgoing import MAX_EVENTS, EduLane, Kind, Outgoing, Wish, assemble
+from lmatrix.federation.outgoing import MAX_EVENTS, EduLane, Found, Kind, LogLane, Outgoing, Wish, assemble
 from lmatrix.federation.settling import LpduAnswers, Settling
+
+TRY_LATER = "org.lmatrix.try_later"
+"""Our addition to an entry of ``failed_pdus``: the peer cannot take the event yet, and it is to be sent again."""
 
 ACCEPTED = "org.lmatrix.accepted"
 """Our addition to the answer, never relied upon: LPDU event ID → event ID of the PDU made from it."""
@@ -64,6 +70,9 @@ RELEASE_MS = 60_000
 """A longer one is kept only while the pauses are shorter than this many milliseconds."""
 
 MAX_KNOWN_FORMS = 10_000
+
+MAX_FLEETING = 200
+"""EDUs that may wait without being owed; the oldest give way."""
 
 _ABOUT_THE_CONTENT = frozenset({400, 403, 413, 422})
 
@@ -127,6 +136,7 @@ class DestinationQueue:
         self._last_kind: Kind | None = None
         self._last_had_lpdus = False
         self._after = ""
+        self._fleeting: dict[str, bytes] = {}
 
     # -- What others tell it -------------------------------------------------------------------------------------------
 
@@ -135,6 +145,18 @@ class DestinationQueue:
         self._woken = True
         if self.state is State.IDLE and not self._stopping:
             self._start()
+
+    def offer(self, subject: str, edu: bytes) -> None:
+        """An EDU (canonical JSON) that is worth sending now, or not at all. A newer one under the same subject takes
+        its place; in back-off, and when there is nothing to be sent for now, it is forgotten.
+        """
+        if self.state is State.BACKING_OFF or self._stopping:
+            return
+        self._fleeting.pop(subject, None)
+        self._fleeting[subject] = edu
+        if len(self._fleeting) > MAX_FLEETING:
+            del self._fleeting[next(iter(self._fleeting))]
+        self.wake()
 
     def wake_later(self, seconds: float) -> None:
         """Look in a while, unless something happens before."""
@@ -195,17 +217,18 @@ class DestinationQueue:
         self._back_off(self._tools.policy.min_ms)
 
     async def _run(self) -> None:
-        probing = False
+        probing = everything = False
         while not self._stopping:
             if self._held is None:
                 await self._settling.caught_up()
                 self._woken = False
                 wish = self._wish(probing)
                 probing = False
-                outgoing = await self._look(wish)
+                found = await self._look(wish)
+                everything = found.everything
                 if wish.with_state and self._backs_off_still():
                     return
-                if outgoing is None:
+                if found.outgoing is None:
                     if wish.only is not None:
                         # What was held back is gone by itself.
                         self._held_back.released(wish.only)
@@ -215,14 +238,26 @@ class DestinationQueue:
                         self._rest()
                         return
                     continue
-                self._held = _Held(self._tools.next_transaction_id(), outgoing)
+                self._held = _Held(self._tools.next_transaction_id(), found.outgoing)
+                self._taken(wish, found.outgoing)
             pause_ms = await self._attempt(self._held)
             if pause_ms is not None:
                 self._back_off(pause_ms)
                 return
+            if everything and not self._woken and not self._held_back.lanes:
+                # That was all, and nothing has come since: there is no need to look.
+                self._tools.metrics.delivery_lag_events.labels(destination=self.destination).set(0)
+                self._rest()
+                return
         self.state = State.IDLE
 
-    async def _look(self, wish: Wish) -> Outgoing | None:
+    def _taken(self, wish: Wish, outgoing: Outgoing) -> None:
+        """What is on its way is not offered any more, unless there is a newer one already."""
+        for subject in outgoing.fleeting:
+            if self._fleeting.get(subject) is wish.fleeting[subject]:
+                del self._fleeting[subject]
+
+    async def _look(self, wish: Wish) -> Found:
         """Read what is owed, and learn from it."""
         tools = self._tools
         found = await tools.database.read(lambda tx: assemble(tx, tools.stores, wish))
@@ -239,7 +274,7 @@ class DestinationQueue:
         if found.outgoing is not None:
             self._after = found.after
         tools.metrics.delivery_lag_events.labels(destination=self.destination).set(found.lag)
-        return found.outgoing
+        return found
 
     def _wish(self, probing: bool) -> Wish:
         """What to look for. A lane whose back-off has ended: when all else goes well, or ``probing`` asks for it."""
@@ -252,6 +287,7 @@ class DestinationQueue:
             reached=self._settling.reached,
             sent=self._echoes.due,
             sent_edus=self._settling.edu_ids,
+            fleeting=dict(self._fleeting),
             held_back=self._held_back.lanes,
             only=probed,
             after=self._after,
@@ -300,12 +336,14 @@ class DestinationQueue:
     def _rest(self) -> None:
         """Nothing can be sent now. Set the alarm for what can be later."""
         self.state = State.IDLE
+        self._fleeting.clear()
         due = [at for at in (self._echoes.earliest_ms(), self._held_back.earliest_ms()) if at is not None]
         if due:
             self._set_alarm(max(0.0, min(due) / 1000 - self._tools.clock.seconds()))
 
     def _back_off(self, pause_ms: int) -> None:
         self.state = State.BACKING_OFF
+        self._fleeting.clear()
         if not self._stopping:
             self._set_alarm(pause_ms / 1000)
 
@@ -323,16 +361,23 @@ class DestinationQueue:
 
     def _succeeded(self, outgoing: Outgoing, answer: Mapping[str, Any]) -> None:
         self._let_go(outgoing)
-        # What another hub should get is not refused: it stays pending until we know that hub, and sign it for it.
+        # What another hub should get is not refused: it stays pending until we know that hub, and sign it for it. What
+        # is to be sent again is not refused either.
         failed = {
             event_id: entry["error"]
             for event_id, entry in answer["failed_pdus"].items()
-            if entry.get("errcode") != "M_WRONG_SERVER"
+            if entry.get("errcode") not in ("M_WRONG_SERVER", TRY_LATER)
         }
+        later = {event_id for event_id, entry in answer["failed_pdus"].items() if entry.get("errcode") == TRY_LATER}
         self._health.succeeded()
         self._capacity = min(self._most, self._capacity * 2)
-        for lane in outgoing.lanes:
+        taken = outgoing.taken(later)
+        stuck = {LogLane(room_id) for room_id in outgoing.sent if room_id not in taken}
+        for lane in outgoing.lanes - stuck:
             self._held_back.released(lane)
+        for room_id, reached in outgoing.reached.items():
+            if taken.get(room_id) != reached:
+                self._held_back.refused(LogLane(room_id), self._tools.now_ms())
         lpdu_ids = {lpdu.lpdu_event_id for lpdu in outgoing.lpdus}
         for event_id, reason in failed.items():
             if event_id not in lpdu_ids:
@@ -355,7 +400,7 @@ class DestinationQueue:
                     if event_id in lpdu_ids and event_id not in failed
                 },
             )
-        self._settling.delivered(outgoing, answers)
+        self._settling.delivered(attrs.evolve(outgoing, reached=taken), answers)
 
     def _lpdus_settled(self, pending_ids: Sequence[int]) -> None:
         self._echoes.settled(pending_ids)
@@ -378,7 +423,7 @@ class DestinationQueue:
         outgoing, tools = held.outgoing, self._tools
         probed = outgoing.lanes <= self._held_back.lanes
         self._let_go(outgoing)
-        if not probed and outgoing.edu_ids and outgoing.events:
+        if not probed and outgoing.has_edus and outgoing.events:
             # The EDUs are the first suspects: without them the rooms go on.
             self._held_back.refused(EduLane(), tools.now_ms())
         elif outgoing.events > 1:
@@ -412,7 +457,7 @@ class DestinationQueue:
             return self._tools.policy.min_ms
         pause_ms = self._health.failed(error, at_least_ms=at_least_ms)
         held.busy = 0
-        if pause_ms >= RELEASE_MS and len(held.outgoing.body) > RELEASE_BYTES:
+        if not held.outgoing.must_arrive or (pause_ms >= RELEASE_MS and len(held.outgoing.body) > RELEASE_BYTES):
             self._held = None
         return pause_ms
 

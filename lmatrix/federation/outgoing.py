@@ -11,8 +11,9 @@ share and the next transaction begins where the last one ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from itertools import islice, takewhile
 from typing import Any
 
 import attrs
@@ -95,15 +96,42 @@ class Outgoing:
         kind: which kind of transaction it is.
         body: canonical JSON of the request.
         reached: how far it carries the log of each room that has events in it.
+        sent: the events of each of those rooms: event ID and position, ascending.
         lpdus: the LPDUs in it.
-        edu_ids: the numbers of the EDUs in it.
+        edu_ids: the numbers of the EDUs in it that come from the outbox.
+        fleeting: the subjects of those that do not, and need not arrive.
     """
 
     kind: Kind
     body: bytes
     reached: Mapping[str, Reached]
+    sent: Mapping[str, Sequence[tuple[str, int]]]
     lpdus: tuple[PendingLpdu, ...]
     edu_ids: tuple[int, ...]
+    fleeting: tuple[str, ...] = ()
+
+    @property
+    def has_edus(self) -> bool:
+        """Whether there are EDUs in it, of either kind."""
+        return bool(self.edu_ids or self.fleeting)
+
+    @property
+    def must_arrive(self) -> bool:
+        """Whether there is anything in it that the destination is owed."""
+        return bool(self.events or self.edu_ids)
+
+    def taken(self, later: Collection[str]) -> Mapping[str, Reached]:
+        """How far it carries the rooms' logs when some events are to be sent again, and with them all that follow.
+
+        Args:
+            later: their event IDs.
+        """
+        reached: dict[str, Reached] = {}
+        for room_id, events in self.sent.items():
+            taken = list(takewhile(lambda event: event[0] not in later, events))
+            if taken:
+                reached[room_id] = Reached(taken[-1][1], len(taken))
+        return reached
 
     @property
     def events(self) -> int:
@@ -115,7 +143,7 @@ class Outgoing:
         """Where its content comes from."""
         lanes: set[Lane] = {LogLane(room_id) for room_id in self.reached}
         lanes.update(LpduLane(lpdu.room_id) for lpdu in self.lpdus)
-        if self.edu_ids:
+        if self.has_edus:
             lanes.add(EduLane())
         return frozenset(lanes)
 
@@ -131,6 +159,7 @@ class Wish:
         sent: pending IDs of LPDUs that were sent and wait for their echo, each with the time (milliseconds since the
             epoch) at which it is to be sent again.
         sent_edus: numbers of EDUs that were sent and may still be in the outbox.
+        fleeting: EDUs that are in no outbox, by subject: their canonical JSON.
         held_back: lanes from which nothing may be taken now.
         only: the one lane from which to take; ``None``: all of them.
         after: the last room of the transaction before; the next share goes to the one after it.
@@ -146,6 +175,7 @@ class Wish:
     reached: Mapping[str, Reached] = attrs.field(factory=dict)
     sent: Mapping[int, int] = attrs.field(factory=dict)
     sent_edus: frozenset[int] = frozenset()
+    fleeting: Mapping[str, bytes] = attrs.field(factory=dict)
     held_back: frozenset[Lane] = frozenset()
     only: Lane | None = None
     after: str = ""
@@ -170,6 +200,7 @@ class Found:
         still_sent: those of the wish's ``sent`` that are still pending, or may be.
         lag: how many events of the log the destination is owed, this transaction's included.
         after: the last room that got a share.
+        everything: whether the transaction has all that there is to send, now and later, but for what comes anew.
     """
 
     outgoing: Outgoing | None
@@ -178,6 +209,7 @@ class Found:
     still_sent: frozenset[int]
     lag: int
     after: str
+    everything: bool
 
 
 @attrs.frozen(slots=True)
@@ -201,9 +233,10 @@ def assemble(tx: Any, stores: Stores, wish: Wish) -> Found:
     pending, still_sent = _pending(tx, stores.pending, wish)
     rooms = _rooms(tx, stores.delivery, wish)
     edus = _edus(tx, stores.delivery, wish)
+    fleeting = _fleeting(wish, MAX_EDUS - len(edus))
     forms, new_forms = _forms(tx, stores.rooms, rooms, wish)
     kinds = {Kind((form, False)) for form in forms.values()} | {_lpdu_kind(lpdu) for lpdu in pending}
-    chosen = _Content(_kind_for_edus(wish, state), {}, (), ())
+    chosen = _Content(_kind_for_edus(wish, state), {}, {}, (), ())
     for kind in _in_turn(kinds, wish.last):
         eligible = [] if kind.alone else [room_id for room_id in rooms if forms.get(room_id) is kind.path_form]
         content = _content(tx, stores.delivery, wish, kind, eligible, pending)
@@ -213,19 +246,32 @@ def assemble(tx: Any, stores: Stores, wish: Wish) -> Found:
             chosen = content
             break
     outgoing = None
-    if chosen.events or edus:
+    if chosen.events or edus or fleeting:
         outgoing = Outgoing(
             kind=chosen.kind,
-            body=transaction_body(chosen.events, [canonical_json.encode(edu) for _, edu in edus]),
+            body=transaction_body(
+                chosen.events, [*(canonical_json.encode(edu) for _, edu in edus), *fleeting.values()]
+            ),
             reached=chosen.reached,
+            sent=chosen.sent,
             lpdus=tuple(chosen.lpdus),
             edu_ids=tuple(number for number, _ in edus),
+            fleeting=tuple(fleeting),
         )
     # Counting what else there is costs a query; when everything fits there is nothing else.
     in_log = len(chosen.events) - len(chosen.lpdus)
     lag = stores.delivery.lag(tx, wish.destination) if len(chosen.events) >= wish.capacity else in_log
     after = list(chosen.reached)[-1] if chosen.reached else wish.after
-    return Found(outgoing, state, new_forms, still_sent, lag, after)
+    everything = (
+        wish.only is None
+        and not wish.held_back
+        and kinds <= {chosen.kind}
+        and len(chosen.events) < wish.capacity
+        and len(chosen.lpdus) == len(pending)
+        and len(edus) < MAX_EDUS
+        and len(fleeting) == len(wish.fleeting)
+    )
+    return Found(outgoing, state, new_forms, still_sent, lag, after, everything)
 
 
 def transaction_body(events: Sequence[bytes], edus: Sequence[bytes]) -> bytes:
@@ -245,6 +291,7 @@ class _Content:
 
     kind: Kind
     reached: Mapping[str, Reached]
+    sent: Mapping[str, Sequence[tuple[str, int]]]
     lpdus: Sequence[PendingLpdu]
     events: Sequence[bytes]
 
@@ -263,6 +310,7 @@ def _content(
     return _Content(
         kind,
         {room_id: Reached(events[-1].position, len(events)) for room_id, events in taken.items()},
+        {room_id: [(event.event_id, event.position) for event in events] for room_id, events in taken.items()},
         lpdus,
         log + [lpdu.canonical for lpdu in lpdus],
     )
@@ -297,6 +345,11 @@ def _edus(tx: Any, store: DeliveryStore, wish: Wish) -> Sequence[tuple[int, Json
     return [(number, edu) for number, edu in waiting if number not in wish.sent_edus][:MAX_EDUS]
 
 
+def _fleeting(wish: Wish, limit: int) -> dict[str, bytes]:
+    """EDUs that are in no outbox, as many as there is room for."""
+    return dict(islice(wish.fleeting.items(), limit)) if wish.allows(EduLane()) else {}
+
+
 def _rooms(tx: Any, store: DeliveryStore, wish: Wish) -> list[str]:
     """The rooms whose log is owed, the one after the last served first."""
     owed = sorted(row[0] for row in store.owed_rooms(tx, wish.destination) if wish.allows(LogLane(row[0])))
@@ -311,14 +364,11 @@ def _share_out(
 
     def fetch(room_id: str, limit: int) -> int:
         reached = wish.reached.get(room_id)
-        ahead = reached.events if reached else 0
-        events = store.owed_events(tx, wish.destination, room_id, limit + ahead)
-        if reached:
-            events = [event for event in events if event.position > reached.position]
+        events = store.owed_events(tx, wish.destination, room_id, limit, reached.position if reached else 0)
         before = len(taken.get(room_id, ()))
         if events:
-            taken[room_id] = events[:limit]
-        return len(taken.get(room_id, ())) - before
+            taken[room_id] = events
+        return len(events) - before
 
     share = max(1, capacity // len(rooms)) if rooms else 0
     left = capacity

@@ -1,7 +1,7 @@
 """This server's keys as others see them: the signed object at ``/_matrix/key/v2/server``.
 
-Owns: :class:`OwnKeys`, which builds, signs and caches that object, and hands the same keys to our own keyring without
-any request.
+Owns: :class:`OwnKeys`, which builds, signs and caches that object, hands the same keys to our own keyring without any
+request, and takes other keys when the administrator changes them.
 
 Invariants: the object is signed with every active key; it is valid for about 12 hours and never handed out with less
 than 11 left, so that nobody has to ask again soon.
@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix import canonical_json
-from lmatrix.crypto.keys import SigningKey, VerifyKey
+from lmatrix.crypto.keys import SigningKey
+from lmatrix.crypto.retired_keys import RetiredKey
 from lmatrix.crypto.signed_json import sign_object
 from lmatrix.events.signatures import KnownKey
 
@@ -28,18 +28,8 @@ VALID_FOR_MS = 12 * 60 * 60 * 1000
 REMADE_AFTER_MS = 60 * 60 * 1000
 """How long one object is handed out before another is made."""
 
-
-@attrs.frozen(slots=True)
-class RetiredKey:
-    """A key that this server signed with once.
-
-    Attributes:
-        verify_key: its public half.
-        expired_ts: milliseconds since the epoch when it was last used.
-    """
-
-    verify_key: VerifyKey
-    expired_ts: int
+MAX_OLD_KEYS = 400
+"""Old keys that are shown, the youngest ones: the object has to stay so small that every server takes it."""
 
 
 class OwnKeys:
@@ -58,15 +48,27 @@ class OwnKeys:
     def __init__(
         self, server_name: str, active: Sequence[SigningKey], retired: Sequence[RetiredKey], *, clock: IReactorTime
     ) -> None:
+        self._server_name = server_name
+        self._clock = clock
+        self.replace(active, retired)
+
+    def replace(self, active: Sequence[SigningKey], retired: Sequence[RetiredKey]) -> None:
+        """Publish other keys from now on.
+
+        Raises:
+            ValueError: no active key, or two keys with the same ID.
+        """
         if not active:
             raise ValueError("a server needs at least one active signing key")
         key_ids = [key.key_id for key in active] + [key.verify_key.key_id for key in retired]
         if len(set(key_ids)) != len(key_ids):
             raise ValueError("two of this server's keys have the same ID")
-        self._server_name = server_name
         self._active = tuple(active)
         self._retired = tuple(retired)
-        self._clock = clock
+        self._known = {key.key_id: KnownKey(key.key_id, key.public, None) for key in self._active}
+        for one in self._retired:
+            key_id = one.verify_key.key_id
+            self._known[key_id] = KnownKey(key_id, one.verify_key, one.expired_ts)
         self._published: bytes | None = None
         self._made_ms = 0
 
@@ -80,11 +82,7 @@ class OwnKeys:
 
     def known_keys(self) -> Mapping[str, KnownKey]:
         """The same keys by key ID, for checking events that we signed ourselves."""
-        known = {key.key_id: KnownKey(key.key_id, key.public, None) for key in self._active}
-        for retired in self._retired:
-            key_id = retired.verify_key.key_id
-            known[key_id] = KnownKey(key_id, retired.verify_key, retired.expired_ts)
-        return known
+        return self._known
 
     def _signed(self, now_ms: int) -> dict[str, Any]:
         unsigned = {
@@ -94,7 +92,7 @@ class OwnKeys:
             "verify_keys": {key.key_id: {"key": key.public.to_base64()} for key in self._active},
             "old_verify_keys": {
                 key.verify_key.key_id: {"key": key.verify_key.to_base64(), "expired_ts": key.expired_ts}
-                for key in self._retired
+                for key in sorted(self._retired, key=lambda one: one.expired_ts, reverse=True)[:MAX_OLD_KEYS]
             },
         }
         return sign_object(unsigned, self._server_name, self._active)

@@ -107,6 +107,7 @@ _ROWS: Mapping[type[errors.LMatrixError], _Row | Callable[[Any], _Row]] = {
     errors.SchemaViolation: _Row(400, "M_BAD_JSON"),
     errors.EventTooLarge: _Row(413, "M_TOO_LARGE"),
     errors.BadSignature: _Row(403, "M_FORBIDDEN"),
+    errors.UnknownKey: _Row(503, "M_UNKNOWN"),
     errors.EventRejected: _Row(403, "M_FORBIDDEN"),
     errors.UnsupportedRoomVersion: _Row(400, "M_UNSUPPORTED_ROOM_VERSION"),
     errors.IncompatibleRoomVersion: _Row(

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from lmatrix.ids import server_of
 from lmatrix.metrics import Metrics
-from lmatrix.rooms.interfaces import Delivery, LocalAudience
+from lmatrix.rooms.interfaces import Delivery, LocalAudience, MembershipWatcher
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.resending import Resender
@@ -27,14 +27,18 @@ class Announcer:
     Args:
         delivery: wakes other servers' queues.
         audience: wakes local users' long polls.
+        watcher: told who came and went.
         metrics: ``events_accepted``.
     """
 
     log = Logger()
 
-    def __init__(self, delivery: Delivery, audience: LocalAudience, metrics: Metrics) -> None:
+    def __init__(
+        self, delivery: Delivery, audience: LocalAudience, watcher: MembershipWatcher, metrics: Metrics
+    ) -> None:
         self._delivery = delivery
         self._audience = audience
+        self._watcher = watcher
         self._metrics = metrics
         self._inviter: Inviter | None = None
         self._outbox: Outbox | None = None
@@ -73,6 +77,9 @@ class Announcer:
                 self._audience.stream_advanced(last, room.room_id, ours)
         if self._resender is not None and commit.draft.hub_server != commit.draft.hub_before:
             self._by_itself(self._resender.hub_changed(room.room_id), room.room_id)
+        draft = commit.draft
+        if draft.joins or draft.leaves:
+            self._watcher.memberships_changed(room.room_id, draft.joins, draft.leaves, draft.new_servers)
         deserted = commit.draft.own_users_left and room.joined_per_server[room.server_name] == 0
         if self._transfer is not None and deserted and room.is_hub:
             self._by_itself(self._transfer.give_away(room.room_id), room.room_id)

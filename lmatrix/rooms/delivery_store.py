@@ -63,8 +63,10 @@ class DeliveryStore(Protocol):
     def owed_rooms(self, tx: Any, destination: str) -> Sequence[tuple[str, int, int | None]]:
         """Rooms with log beyond the destination's cursor, within its spans; see :class:`OwedRoom`."""
 
-    def owed_events(self, tx: Any, destination: str, room_id: str, limit: int) -> Sequence[StoredEvent]:
-        """What it is owed in the room: ascending, after its cursor, within its spans."""
+    def owed_events(self, tx: Any, destination: str, room_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
+        """What it is owed in the room: ascending, after its cursor and after the position ``after``, within its
+        spans.
+        """
 
     def advance(self, tx: Any, destination: str, room_id: str, position: int) -> None:
         """Move its cursor in the room forward to ``position``; a lower one changes nothing."""

@@ -97,7 +97,7 @@ class EvidenceExporter:
     def _by_what(
         self, tx: Any, version_name: str, evidence: Evidence, event: JsonObject
     ) -> tuple[list[JsonObject], list[JsonObject]]:
-        """The events by which an event that the rules refuse is judged: those that it cites, and our state before it."""
+        """By what a refused event is judged: the events that it cites, and our state before it."""
         version = _known_version(version_name)
         pdu = None if version is None else _pdu(event, version)
         if evidence.kind != "rejected" or pdu is None or version is None:

@@ -31,6 +31,7 @@ from lmatrix.rooms.interfaces import (
     Keyring,
     LocalAudience,
     LocalDirectory,
+    MembershipWatcher,
     Peers,
     PendingLpduStore,
     RoomStore,
@@ -98,6 +99,7 @@ class RoomsFloor:
         delivery: Delivery,
         audience: LocalAudience,
         edus: EduReceiver,
+        watcher: MembershipWatcher,
         may_overlap: Callable[[str], bool],
         clock: IReactorTime,
         rng: Random,
@@ -108,12 +110,13 @@ class RoomsFloor:
         """Build the floor.
 
         Args:
+            audience, edus, watcher: the floor above, as far as the rooms know it.
             may_overlap: whether an origin may have several transactions in flight (a setting for each peer).
             accept_hub_offers: whether this server takes rooms over from hubs that offer them.
             invite_policies: each may refuse an invite for a local user.
         """
-        announcer = Announcer(delivery, audience, metrics)
-        rooms = Rooms(database, stores.rooms, identity.server_name, metrics, announcer.committed)
+        announcer = Announcer(delivery, audience, watcher, metrics)
+        rooms = Rooms(database, stores.rooms, identity.server_name, clock, metrics, announcer.committed)
         checker = EventChecker(keyring, clock, metrics)
         outbox = Outbox(
             database, stores.pending_lpdus, stores.client_transactions, delivery, clock, identity.server_name
@@ -148,6 +151,7 @@ class RoomsFloor:
             stores.rooms,
             stores.client_transactions,
             audience,
+            watcher,
             timestamps,
             clock,
             rng,

@@ -32,6 +32,11 @@ class Fate(Enum):
     FOREIGN = "foreign"  # it is by a server that is not the hub at that place
     FORK = "fork"  # its predecessor has another successor here
     GAP = "gap"  # its predecessor is not here
+    UNVERIFIED = "unverified"  # it, or one before it, cannot be verified yet
+
+
+LATER = frozenset({Fate.GAP, Fate.UNVERIFIED})
+"""What may still be appended, if only it is sent again."""
 
 
 @attrs.frozen(slots=True)

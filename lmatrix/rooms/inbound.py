@@ -16,12 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from lmatrix.canonical_json import encode
-from lmatrix.errors import BadRequest, EventDropped, LMatrixError, UnsupportedRoomVersion, WrongServer
+from lmatrix.errors import BadRequest, EventDropped, LMatrixError, UnknownKey, UnsupportedRoomVersion, WrongServer
 from lmatrix.events.forms import Lpdu, Pdu, is_lpdu, peek_room_id
 from lmatrix.events.hashing import event_id_of
 from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, RoomVersion, room_version
 from lmatrix.metrics import Metrics
-from lmatrix.rooms.following import Fate, Followed
+from lmatrix.rooms.following import LATER, Fate, Followed
 from lmatrix.rooms.hub import Hub, LpduAnswer
 from lmatrix.rooms.interfaces import EduReceiver, JsonObject
 from lmatrix.rooms.invitations import Invitations
@@ -34,6 +34,11 @@ from lmatrix.rooms.transactions import Recorder, Transactions
 MAX_PDUS = 50
 MAX_EDUS = 100
 WRONG_SERVER = "M_WRONG_SERVER"
+TRY_LATER = "org.lmatrix.try_later"
+"""Our addition to an entry of ``failed_pdus``: nothing is wrong with the event, as far as can be told; it is to be sent
+again.
+"""
+
 ACCEPTED = "org.lmatrix.accepted"
 """Our addition to the answer: the LPDU's event ID → event ID of the PDU made from it."""
 
@@ -119,7 +124,9 @@ class TransactionReceiver:
         groups: dict[str, _Group] = {}
         for raw in pdus:
             await self._sort(origin, raw, groups, answer)
-        # With one room the answer is written in the same commit as the events; with more it follows them.
+        # With one room the answer is written in the same commit as the events; with more it follows them. With EDUs it
+        # is written in the same commit as theirs, which comes last: unlike events, not all of them are recognised when
+        # they come again.
         record = recorder if len(groups) == 1 and len(edus) == 0 else None
         results = await DeferredList(
             [Deferred.fromCoroutine(self._take(group, answer, record)) for group in groups.values()],
@@ -128,9 +135,10 @@ class TransactionReceiver:
         for _, result in results:
             if isinstance(result, Failure):
                 result.raiseException()
-        for edu in edus:
-            await self._edus.receive(origin, edu)
-        return answer.canonical()
+        canonical = answer.canonical()
+        if edus:
+            await self._edus.receive(origin, edus, lambda tx: recorder.record(tx, canonical))
+        return canonical
 
     async def _sort(self, origin: str, raw: JsonObject, groups: dict[str, _Group], answer: _Answer) -> None:
         try:
@@ -218,7 +226,9 @@ def _with_lpdus(answer: _Answer, answers: Sequence[LpduAnswer], into: _Answer | 
 def _with_fates(answer: _Answer, fates: Sequence[Followed], into: _Answer | None = None) -> _Answer:
     result = into or _Answer(dict(answer.failed), dict(answer.accepted))
     for one in fates:
-        if one.fate not in (Fate.APPENDED, Fate.HELD, Fate.FOREIGN):
+        if one.fate in LATER:
+            result.failed[one.pdu.event_id] = {"error": one.reason, "errcode": TRY_LATER}
+        elif one.fate not in (Fate.APPENDED, Fate.HELD, Fate.FOREIGN):
             result.failed[one.pdu.event_id] = {"error": one.reason}
     return result
 
@@ -234,6 +244,8 @@ def _claims_hub(origin: str, raw: JsonObject, room: Room) -> bool:
 def _failure(error: LMatrixError) -> JsonObject:
     """An entry of ``failed_pdus``. For an LPDU that another hub should get, it says which."""
     failure: JsonObject = {"error": str(error)}
+    if isinstance(error, UnknownKey):
+        failure["errcode"] = TRY_LATER
     if isinstance(error, WrongServer):
         failure["errcode"] = WRONG_SERVER
         if error.hub_server is not None:

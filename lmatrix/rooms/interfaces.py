@@ -10,7 +10,7 @@ touch only the transaction and immutable values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -445,8 +445,27 @@ class LocalDirectory(Protocol):
 class EduReceiver(Protocol):
     """Where EDUs from other servers go (I-D "Ephemeral Data Units")."""
 
-    async def receive(self, origin: str, edu: JsonObject) -> None:
-        """One EDU, not yet looked at; anything that is wrong with it is dropped, never raised."""
+    async def receive(self, origin: str, edus: Sequence[JsonObject], record: Callable[[Any], None]) -> None:
+        """The EDUs of one transaction, not yet looked at; anything that is wrong with one is dropped, never raised.
+
+        Args:
+            record: writes down that the transaction was carried out; to be called within the database transaction that
+                stores what the EDUs brought, or not at all when nothing is stored.
+
+        Raises:
+            StorageFailed, Overloaded, ShuttingDown: nothing was stored.
+        """
+
+
+class MembershipWatcher(Protocol):
+    """Who is told, after the commit, that users came or went."""
+
+    def memberships_changed(
+        self, room_id: str, joined: Collection[str], left: Collection[str], new_servers: Collection[str]
+    ) -> None:
+        """Users who are joined now and were not before, or the reverse; and the servers of which nobody was joined
+        before. Never blocks, never raises.
+        """
 
 
 class PendingOutcomes(Protocol):

@@ -14,10 +14,13 @@ import attrs
 from twisted.logger import Logger
 
 from lmatrix.errors import (
+    EventDropped,
     EventRejected,
     LMatrixError,
     NotFound,
     PeerMisbehaved,
+    PeerUnreachable,
+    UnknownKey,
 )
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Lpdu, Pdu
@@ -142,6 +145,7 @@ class Joiner:
 
         Raises:
             PeerMisbehaved: it does not hold together.
+            PeerUnreachable: the keys of a server whose events are in it cannot be had.
         """
         state_raws, chain_raws, event = answer.get("state"), answer.get("auth_chain"), answer.get("event")
         if not isinstance(state_raws, list) or not isinstance(chain_raws, list) or not isinstance(event, dict):
@@ -174,7 +178,12 @@ class Joiner:
 
     async def _verified(self, raws: Sequence[Any], version: RoomVersion, room_id: str) -> list[Pdu]:
         parsed = self._checker.parse_pdus((raw for raw in raws if isinstance(raw, dict)), version)
-        return await self._checker.verified([pdu for pdu in parsed if pdu.room_id == room_id])
+        checked = [one.event for one in await self._checker.check([pdu for pdu in parsed if pdu.room_id == room_id])]
+        for event in checked:
+            if isinstance(event, UnknownKey):
+                # Without it our state would be another than the hub's, and what the hub allows by it a breach of rules.
+                raise PeerUnreachable(event.server, "without its keys the room cannot be verified")
+        return [event for event in checked if not isinstance(event, EventDropped)]
 
     def _allowed(self, version: RoomVersion, pdus: Sequence[Pdu]) -> set[str]:
         """Those events that their own auth events allow, which must be allowed themselves."""

@@ -26,7 +26,15 @@ from lmatrix.ids import server_of
 from lmatrix.rooms.departing import Departer
 from lmatrix.rooms.hub import Hub
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import ClientTransactionStore, Database, JsonObject, LocalAudience, Peers, RoomStore
+from lmatrix.rooms.interfaces import (
+    ClientTransactionStore,
+    Database,
+    JsonObject,
+    LocalAudience,
+    MembershipWatcher,
+    Peers,
+    RoomStore,
+)
 from lmatrix.rooms.invitations import Invitations
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
@@ -62,7 +70,7 @@ class LocalUsers:
         rooms, hub, outbox, inviter, invitations, joiner, departer, knocker, scrollback, transfer: who carries it out.
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
-        audience: told of joins, whose log starts past the sequencer.
+        audience, watcher: told of joins, whose log starts past the sequencer.
         timestamps, clock, rng: time of events, names of rooms.
     """
 
@@ -86,6 +94,7 @@ class LocalUsers:
         store: RoomStore,
         client_transactions: ClientTransactionStore,
         audience: LocalAudience,
+        watcher: MembershipWatcher,
         timestamps: Timestamps,
         clock: IReactorTime,
         rng: Random,
@@ -106,6 +115,7 @@ class LocalUsers:
         self._store = store
         self._client_transactions = client_transactions
         self._audience = audience
+        self._watcher = watcher
         self._timestamps = timestamps
         self._clock = clock
         self._rng = rng
@@ -242,6 +252,7 @@ class LocalUsers:
             if stream is not None:
                 self._audience.stream_advanced(stream, room_id)
                 self._audience.stream_advanced(stream, room_id, (user_id,))
+                self._watcher.memberships_changed(room_id, (user_id,), (), ())
                 await self._invitations.ended(user_id, room_id, None)
                 return room_id
         if loaded.room.membership(user_id) != "join":

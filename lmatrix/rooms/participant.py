@@ -6,26 +6,23 @@ when the hub does what it must not. The hub's answer to a transaction waits unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lmatrix.canonical_json import encode
-from lmatrix.errors import EventDropped, PeerError
+from lmatrix.errors import EventDropped, UnknownKey
 from lmatrix.events.forms import Pdu
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import EventChecker
-from lmatrix.rooms.following import Fate, Followed, follow, leading_to
+from lmatrix.rooms.following import Fate, Followed, follow
+from lmatrix.rooms.gaps import Closing, GapCloser
 from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import RoomDraft
-
-BACKFILL_PAGE = 100
-MAX_MISSING = 10_000
-"""Events that one gap may lack: they are held in memory until the gap is closed."""
 
 
 class Participant:
@@ -55,7 +52,7 @@ class Participant:
         self._checker = checker
         self._database = database
         self._store = store
-        self._peers = peers
+        self._gaps = GapCloser(checker, database, store, peers)
         self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
@@ -81,43 +78,68 @@ class Participant:
         Raises:
             StorageFailed, Overloaded: trying again later makes sense.
         """
-        checked = await self._checker.check(pdus)
-        for one in checked:
-            if isinstance(one.event, EventDropped):
-                await self._keep_evidence(loaded, "dropped", one.received, str(one.event))
-        verified = [one.event for one in checked if not isinstance(one.event, EventDropped)]
-        fates = await self._append(loaded, (), verified, beside, fill_gaps=True)
+        verified, unverified = await self._verified(loaded, pdus)
+        fates = await self._append(loaded, (), verified, unverified, beside)
+        closing = None
         gap = next((one for one in fates if one.fate is Fate.GAP), None)
         if gap is not None:
-            missing = await self._fetch_missing(loaded, gap.pdu.prev_events[0], source)
-            fates = await self._append(loaded, missing, verified, beside, fill_gaps=False)
+            closing = await self._gaps.close(loaded, gap.pdu.prev_events[0], source)
+            fates = await self._append(loaded, closing.missing, verified, unverified, beside, closing.earlier)
         for followed in fates:
-            await self._report(loaded, followed)
+            if followed.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
+                await self._report(loaded, followed)
         return fates
+
+    async def _verified(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> tuple[list[Pdu], list[Followed]]:
+        """The events that verify; and from the first on that cannot be verified yet, those that must wait."""
+        checked = await self._checker.check(pdus)
+        unknown = {one.received.event_id for one in checked if isinstance(one.event, UnknownKey)}
+        if unknown:
+            held = await self._database.read(lambda tx: self._store.events(tx, sorted(unknown)))
+            unknown.difference_update(event_id for event_id, event in held.items() if event.position > 0)
+        verified: list[Pdu] = []
+        unverified: list[Followed] = []
+        for one in checked:
+            if unverified or one.received.event_id in unknown:
+                why = str(one.event) if isinstance(one.event, EventDropped) else "what it follows is not verified yet"
+                unverified.append(Followed(one.received, Fate.UNVERIFIED, why))
+            elif isinstance(one.event, UnknownKey):
+                verified.append(one.received)  # it was here before, and only that will be said of it
+            elif isinstance(one.event, EventDropped):
+                await self._keep_evidence(loaded, "dropped", one.received, str(one.event))
+            else:
+                verified.append(one.event)
+        return verified, unverified
 
     async def _append(
         self,
         loaded: LoadedRoom,
         missing: Sequence[Pdu],
         received: Sequence[Pdu],
+        waiting: Sequence[Followed],
         beside: Callable[[Any, list[Followed]], None] | None,
-        *,
-        fill_gaps: bool,
+        earlier: Collection[str] | None = None,
     ) -> list[Followed]:
+        """Append what follows; the fates of ``received``, and those of ``waiting`` as they are.
+
+        Args:
+            earlier: event IDs known to lie before our log; ``None`` while it is not known whether gaps can be closed.
+        """
         pdus = [*missing, *received]
-        held = await self._held(loaded, pdus)
+        held = (await self._held(loaded, pdus)).union(earlier or ())
         first = len(missing)
 
         def decide(draft: RoomDraft) -> list[Followed]:
-            return follow(draft, pdus, held, fill_gaps=fill_gaps)
+            return follow(draft, pdus, held, fill_gaps=earlier is None)
 
         def settle(tx: Any, fates: list[Followed]) -> None:
             self._outbox.settle_echoes(tx, [one.pdu for one in fates if one.fate is not Fate.GAP])
-            final = not fill_gaps or all(one.fate is not Fate.GAP for one in fates)
+            final = earlier is not None or all(one.fate is not Fate.GAP for one in fates)
             if beside is not None and final:
-                beside(tx, fates[first:])
+                beside(tx, [*fates[first:], *waiting])
 
-        return (await loaded.sequencer.submit(decide, events=len(pdus), beside=settle))[first:]
+        fates = await loaded.sequencer.submit(decide, events=len(pdus), beside=settle)
+        return [*fates[first:], *waiting]
 
     async def _held(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> set[str]:
         """Which of the events and their predecessors the log holds; nothing needs looking up when they simply
@@ -141,39 +163,14 @@ class Participant:
             StorageFailed, Overloaded: trying again later makes sense.
         """
         if loaded.room.head_event_id != event_id:
-            missing = await self._fetch_missing(loaded, event_id, source)
-            for one in await self._append(loaded, (), missing, None, fill_gaps=False):
-                await self._report(loaded, one)
+            closing = await self._gaps.close(loaded, event_id, source)
+            for one in await self._append(loaded, (), closing.missing, (), None, closing.earlier):
+                if one.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
+                    await self._report(loaded, one)
         return loaded.room.head_event_id == event_id
 
-    async def _fetch_missing(self, loaded: LoadedRoom, last: str, source: str) -> list[Pdu]:
-        """What lies after our head up to and including an event, oldest first; less when it is not given to us."""
-        room = loaded.room
-        missing: dict[str, Pdu] = {}
-        wanted = last
-        try:
-            while len(missing) < MAX_MISSING:
-                raws = await self._peers.backfill(source, room.version, room.room_id, wanted, BACKFILL_PAGE)
-                parsed = [pdu for pdu in self._checker.parse_pdus(raws, room.version) if pdu.room_id == room.room_id]
-                page = await self._checker.verified([pdu for pdu in parsed if pdu.event_id not in missing])
-                missing.update((pdu.event_id, pdu) for pdu in page)
-                line = leading_to(last, missing, stop_at=room.head_event_id)
-                if line and room.head_event_id in line[0].prev_events:
-                    return line
-                if not page or not line or not line[0].prev_events or line[0].prev_events[0] == wanted:
-                    break
-                wanted = line[0].prev_events[0]
-        except PeerError as error:
-            self.log.warn(
-                "{room_id}: events up to {event_id} are missing and could not be fetched: {error}",
-                room_id=room.room_id,
-                event_id=last,
-                error=error,
-            )
-        return leading_to(last, missing, stop_at=room.head_event_id)
-
     async def _report(self, loaded: LoadedRoom, one: Followed) -> None:
-        if one.fate in (Fate.APPENDED, Fate.HELD):
+        if one.fate in (Fate.APPENDED, Fate.HELD, Fate.UNVERIFIED):
             return
         if one.fate is Fate.FOREIGN:
             self.log.info(
@@ -210,3 +207,10 @@ class Participant:
             store.add_evidence(tx, Evidence(room.room_id, kind, pdu.event_id, event, against, reason, now_ms))
 
         await self._database.write(work)
+
+
+def _is_withheld(loaded: LoadedRoom, closing: Closing | None, source: str) -> bool:
+    """Whether a gap that stays open is the hub's doing. A gap for want of an answer says nothing, and somebody who only
+    claims to be the hub says nothing of it either.
+    """
+    return closing is not None and closing.answered and source == loaded.room.hub_server

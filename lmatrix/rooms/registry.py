@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from lmatrix.errors import UnsupportedRoomVersion
 from lmatrix.events.forms import Pdu
 from lmatrix.events.room_versions import RoomVersion, room_version
 from lmatrix.events.state import StateEvent, StateMap
@@ -40,7 +42,7 @@ class Rooms:
     Args:
         database, store: where rooms are kept.
         server_name: this server's name.
-        metrics: for the sequencers.
+        clock, metrics: for the sequencers.
         committed: told of every commit of every room.
         limit: how many idle rooms stay in memory.
     """
@@ -52,6 +54,7 @@ class Rooms:
         database: Database,
         store: RoomStore,
         server_name: str,
+        clock: IReactorTime,
         metrics: Metrics,
         committed: Callable[[Commit], None],
         *,
@@ -60,6 +63,7 @@ class Rooms:
         self._database = database
         self._store = store
         self._server_name = server_name
+        self._clock = clock
         self._metrics = metrics
         self._committed = committed
         self._limit = limit
@@ -99,6 +103,14 @@ class Rooms:
         for turn in self._loading.pop(room_id):
             turn.callback(loaded)
         return loaded
+
+    async def destinations(self, room_id: str) -> set[str]:
+        """Every other server that takes part in the room; none when this server does not hold it."""
+        try:
+            room = await self.load(room_id)
+        except UnsupportedRoomVersion:
+            return set()
+        return set() if room is None else room.destinations()
 
     async def reload(self, room_id: str) -> LoadedRoom:
         """Read the room anew, after a join wrote a fresh snapshot past its sequencer."""
@@ -145,8 +157,8 @@ class Rooms:
     ) -> tuple[LoadedRoom, T]:
         """Make a new room whose first events ``decide`` appends; on disk with all of them, or not at all."""
         room = Room(room_id, version, self._server_name, StateMap(), 0, None, 1)
-        sequencer = Sequencer(room, self._database, self._store, self._metrics, self._committed)
-        loaded = LoadedRoom(room, sequencer)
+        loaded = self._with_sequencer(room)
+        sequencer = loaded.sequencer
         outcome = await sequencer.submit(
             decide, events=events, ahead=lambda tx: self._store.insert_room(tx, room_id, version.identifier, 1)
         )
@@ -161,11 +173,16 @@ class Rooms:
 
     def _admit(self, stored: StoredRoom) -> LoadedRoom:
         room = room_of(stored, self._server_name)
-        loaded = LoadedRoom(room, Sequencer(room, self._database, self._store, self._metrics, self._committed))
+        loaded = self._with_sequencer(room)
         self._loaded[stored.room_id] = loaded
         self._loaded.move_to_end(stored.room_id)
         self._forget_idle()
         return loaded
+
+    def _with_sequencer(self, room: Room) -> LoadedRoom:
+        return LoadedRoom(
+            room, Sequencer(room, self._database, self._store, self._clock, self._metrics, self._committed)
+        )
 
     def _forget_idle(self) -> None:
         excess = len(self._loaded) - self._limit

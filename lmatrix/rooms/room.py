@@ -83,6 +83,10 @@ class RoomDraft:
 
     Args:
         room: the room as it is on disk.
+
+    Attributes:
+        joins, leaves: users who are joined by this draft and were not before, and the reverse.
+        new_servers: servers with a joined user by this draft, and none before.
     """
 
     def __init__(self, room: Room) -> None:
@@ -92,6 +96,9 @@ class RoomDraft:
         self.head_event_id = room.head_event_id
         self.events: list[AppendedEvent] = []
         self.extra_destinations: set[str] = set()
+        self.joins: set[str] = set()
+        self.leaves: set[str] = set()
+        self.new_servers: set[str] = set()
         self._joined: Counter[str] = Counter()
         self._spans: list[SpanChange] = []
         self._lpdus: dict[tuple[str, str], str] = {}
@@ -170,12 +177,18 @@ class RoomDraft:
         if is_joined and not was_joined:
             if self.joined(server) == 0:
                 self._span(server, position, opened=True)
+                self.new_servers.add(server)
             self._joined[server] += 1
+            self.joins.add(user_id)
+            self.leaves.discard(user_id)
         elif was_joined and not is_joined:
             self._joined[server] -= 1
+            self.leaves.add(user_id)
+            self.joins.discard(user_id)
             if self.joined(server) == 0:
                 self._span(server, position, opened=False)
                 self.extra_destinations.add(server)
+                self.new_servers.discard(server)
         elif pdu.sender != user_id and before in ("invite", "knock") and self.joined(server) == 0:
             # The I-D's fan-out rule: a kick or ban reaches the server of its target, which is owed just this event.
             self._span(server, position, opened=True)

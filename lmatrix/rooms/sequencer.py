@@ -9,6 +9,9 @@ transaction writes all of it, together with whatever the tickets want written be
 room in memory changes, the tickets' Deferreds fire, and the listeners hear of it. A commit that fails undoes the
 whole batch and fails its tickets; the room is usable at once, as it was before. While a commit is under way the queue
 grows, so that a busy room pays for one commit with many events.
+
+An error is no proof that a commit did not take place: the disk may have failed while saying that it had. So after one
+the sequencer looks at what is there, and decides nothing more until it has seen it.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lmatrix.errors import LMatrixError, Overloaded
 from lmatrix.metrics import Metrics
-from lmatrix.rooms.interfaces import Database, RoomStore
+from lmatrix.rooms.interfaces import Database, RoomStore, StoredEvent
 from lmatrix.rooms.room import Room, RoomDraft
 
 T = TypeVar("T")
@@ -50,12 +54,17 @@ class Commit:
     streams: Sequence[int]
 
 
+DOUBT_SECONDS = 1.0
+"""How long to wait before looking again whether a commit took place."""
+
+
 class Sequencer:
     """Puts the events of one room in order.
 
     Args:
         room: the room; nobody else may change it.
         database, store: where a batch goes.
+        clock: for looking again at a disk that could not be read.
         metrics: ``queue_length``, ``batch_size``.
         committed: called after each commit that appended something; it must not block.
     """
@@ -67,12 +76,14 @@ class Sequencer:
         room: Room,
         database: Database,
         store: RoomStore,
+        clock: IReactorTime,
         metrics: Metrics,
         committed: Callable[[Commit], None],
     ) -> None:
         self._room = room
         self._database = database
         self._store = store
+        self._clock = clock
         self._metrics = metrics
         self._committed = committed
         self._queue: deque[_Ticket[Any]] = deque()
@@ -82,6 +93,8 @@ class Sequencer:
         self._hold = DeferredLock()
         self._held = False
         self._rested: Deferred[None] | None = None
+        self._doubtful: RoomDraft | None = None
+        self._will_look = False
 
     @property
     def busy(self) -> bool:
@@ -190,31 +203,83 @@ class Sequencer:
         return batch
 
     async def _run_batch(self, batch: list[_Ticket[Any]]) -> None:
+        if self._doubtful is not None:
+            try:
+                await self._took_place(self._doubtful)
+            except Exception as error:
+                self._doubt(self._doubtful)
+                for ticket in batch:
+                    ticket.answer.errback(error)
+                return
         draft, decided = self._decide(batch)
-        streams: Sequence[int] = ()
         if draft.events or any(ticket.beside or ticket.ahead for ticket, _ in decided):
             try:
                 streams = await self._database.write(self._work(draft, decided))
             except Exception as error:
-                self.log.error(
-                    "{room_id}: a batch of {count} events could not be committed and is undone: {error}",
-                    room_id=self._room.room_id,
-                    count=len(draft.events),
-                    error=error,
-                )
-                for ticket, _ in decided:
-                    ticket.answer.errback(error)
-                return
-        if draft.events:
-            self._metrics.batch_size.labels(what="events").observe(len(draft.events))
-            draft.apply()
-            try:
-                self._committed(Commit(self._room, draft, streams))
-            except Exception:
-                # The events are on disk and acknowledged; whoever failed to hear of them catches up from there.
-                self.log.failure("{room_id}: a listener failed", room_id=self._room.room_id)
+                if not await self._took_place_after_all(draft, error):
+                    for ticket, _ in decided:
+                        ticket.answer.errback(error)
+                    return
+            else:
+                self._become(draft, streams)
         for ticket, outcome in decided:
             ticket.answer.callback(outcome)
+
+    def _become(self, draft: RoomDraft, streams: Sequence[int]) -> None:
+        """The draft is on disk."""
+        if not draft.events:
+            return
+        self._metrics.batch_size.labels(what="events").observe(len(draft.events))
+        draft.apply()
+        try:
+            self._committed(Commit(self._room, draft, streams))
+        except Exception:
+            # The events are on disk and acknowledged; whoever failed to hear of them catches up from there.
+            self.log.failure("{room_id}: a listener failed", room_id=self._room.room_id)
+
+    async def _took_place_after_all(self, draft: RoomDraft, error: Exception) -> bool:
+        """Whether a commit that failed took place all the same. Where nobody can tell, it counts as failed for now."""
+        self.log.error(
+            "{room_id}: a batch of {count} events could not be committed: {error}",
+            room_id=self._room.room_id,
+            count=len(draft.events),
+            error=error,
+        )
+        try:
+            return await self._took_place(draft)
+        except Exception as unreadable:
+            self.log.error(
+                "{room_id}: whether it took place cannot be seen: {error}",
+                room_id=self._room.room_id,
+                error=unreadable,
+            )
+            self._doubt(draft)
+            return False
+
+    async def _took_place(self, draft: RoomDraft) -> bool:
+        """Look whether a draft is on disk; if so, it becomes the room. Raises when the disk cannot be read."""
+        expected = {appended.pdu.event_id: appended.position for appended in draft.events}
+        held = await self._database.read(lambda tx: self._store.events(tx, list(expected)))
+        self._doubtful = None
+        there = [held[event_id] for event_id, position in expected.items() if _is_at(held.get(event_id), position)]
+        if not there:
+            return False
+        self.log.warn("{room_id}: … and it took place all the same", room_id=self._room.room_id)
+        self._become(draft, [event.stream for event in there if event.stream is not None])
+        return True
+
+    def _doubt(self, draft: RoomDraft) -> None:
+        """Nothing is decided until it is known whether this took place; if nobody else asks, we do."""
+        self._doubtful = draft
+        if not self._will_look:
+            self._will_look = True
+            self._clock.callLater(DOUBT_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._will_look = False
+        if self._doubtful is not None:
+            # If the disk still cannot be read, that says so in the log, and comes back here.
+            self.submit(lambda _: None, events=0).addErrback(lambda _: None)
 
     def _work(self, draft: RoomDraft, decided: list[tuple[_Ticket[Any], Any]]) -> Callable[[Any], Sequence[int]]:
         append = draft.as_append()
@@ -266,6 +331,10 @@ class Sequencer:
         self._metrics.queue_length.labels(queue="sequencer").dec(self._queued)
         self._queue.clear()
         self._queued = 0
+
+
+def _is_at(event: StoredEvent | None, position: int) -> bool:
+    return event is not None and event.position == position
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -96,16 +96,6 @@ class SqlAccountStore:
             tx.execute("DELETE FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id))
             tx.execute("DELETE FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id))
 
-    def remove_token(self, tx: Transaction, token_hash: str) -> None:
-        """Log a device out: its token is void, and the device is gone."""
-        owner = self.user_of_token(tx, token_hash)
-        if owner is not None:
-            self.remove_devices(tx, owner[0], [owner[1]])
-
-    def remove_all_tokens(self, tx: Transaction, user_id: str) -> None:
-        """Log all of a user's devices out."""
-        self.remove_devices(tx, user_id, self.device_ids(tx, user_id))
-
     def client_transaction(
         self, tx: Transaction, user_id: str, device_id: str, room_id: str, txn_id: str
     ) -> str | None:

@@ -3,13 +3,15 @@
 Owns: :class:`SqliteDatabase`, its threads and their queues. Invariants: works are written in the order in which
 :meth:`SqliteDatabase.write` was called; a write's Deferred fires after the commit that holds it is on disk, and a read
 that is asked for after that sees it; a lone work never waits for company unless it was said to be patient, but whatever
-queues up during a commit shares the next one; queues are bounded; what was accepted is finished before :meth:`SqliteDatabase.stop` is; Deferreds
-fire in the reactor thread, and connections never leave the threads that opened them.
+queues up during a commit shares the next one; queues are bounded; what was accepted is finished before
+:meth:`SqliteDatabase.stop` is; Deferreds fire in the reactor thread, and connections never leave the threads that
+opened them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -21,7 +23,7 @@ from twisted.logger import Logger
 
 from lmatrix.errors import Overloaded, ShuttingDown, StorageFailed
 from lmatrix.metrics import Metrics
-from lmatrix.storage.engine import Engine, Transaction
+from lmatrix.storage.engine import Connection, Engine, Transaction
 from lmatrix.storage.group_commit import Done, Failed, Outcome, Work, Writer, run_read
 from lmatrix.storage.migrations import schema_steps
 from lmatrix.storage.sqlite_engine import SqliteEngine
@@ -35,9 +37,15 @@ MAX_WAITING = 10_000
 """Works that may wait, for writing and for reading each."""
 
 PATIENCE_SECONDS = 0.1
-"""How long a patient work waits for another to share its commit with."""
+"""How long a patient work waits for company."""
 
 READERS = 3
+"""Threads that read. The interpreter runs one thread at a time, and passing its turn to another costs more than a short
+read does: all but the first only help out."""
+
+HELP_FROM = 4
+"""Reads under way or waiting from which on the other readers help."""
+
 RETRY_AFTER_MS = 1_000
 
 
@@ -60,6 +68,7 @@ class SqliteDatabase:
         metrics: for ``commit_seconds``, ``batch_size`` and ``queue_length``.
         readers: number of reader threads.
         max_waiting: how many works may wait, for writing and for reading each.
+        patience_seconds: how long a patient work waits for another to share its commit with.
     """
 
     log = Logger()
@@ -72,6 +81,7 @@ class SqliteDatabase:
         metrics: Metrics,
         readers: int = READERS,
         max_waiting: int = MAX_WAITING,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._engine: Engine = SqliteEngine(path)
         self._path = path
@@ -80,6 +90,8 @@ class SqliteDatabase:
         self._writing = _Lane("database_write", metrics, max_waiting)
         self._reading = _Lane("database_read", metrics, max_waiting)
         self._reader_count = readers
+        self._calls_for_help: SimpleQueue[bool] = SimpleQueue()
+        self._patience_seconds = patience_seconds
         self._threads: list[tuple[Thread, Deferred[None]]] = []
         self._state = "new"
 
@@ -97,7 +109,7 @@ class SqliteDatabase:
             self.log.info("{path}: applied schema step {name}", path=str(self._path), name=step.name)
         try:
             for number in range(self._reader_count):
-                await self._start_thread(f"reader-{number}", self._read_forever)
+                await self._start_thread(f"reader-{number}", self._help_reading if number else self._read_forever)
         except BaseException:
             await self._end_threads()
             raise
@@ -121,7 +133,10 @@ class SqliteDatabase:
 
     def read(self, work: Callable[[Transaction], T]) -> Deferred[T]:
         """See :class:`~lmatrix.rooms.interfaces.Database`. Fails as :meth:`write` does."""
-        return self._submit(self._reading, work)
+        answer = self._submit(self._reading, work)
+        if self._reading.waiting >= HELP_FROM:
+            self._calls_for_help.put(True)
+        return answer
 
     def _submit(self, lane: _Lane, work: Callable[[Transaction], T], patient: bool = False) -> Deferred[T]:
         if self._state != "running":
@@ -146,9 +161,12 @@ class SqliteDatabase:
     async def _end_threads(self) -> None:
         """End the readers, then the writer: the last connection to close empties the write-ahead log."""
         [(writer, writer_ended), *readers] = self._threads
-        for _ in readers:
-            self._reading.queue.put(None)
-        for _, ended in readers:
+        for _ in readers[1:]:
+            self._calls_for_help.put(False)
+        for _, ended in readers[1:]:
+            await ended
+        self._reading.queue.put(None)
+        for _, ended in readers[:1]:
             await ended
         self._writing.queue.put(None)
         await writer_ended
@@ -190,8 +208,8 @@ class SqliteDatabase:
         queue = self._writing.queue
         job = queue.get()
         group: list[_Job] = []
-        until = self._reactor.seconds() + PATIENCE_SECONDS
-        wait = PATIENCE_SECONDS
+        until = self._reactor.seconds() + self._patience_seconds
+        wait = self._patience_seconds
         while job is not None:
             group.append(job)
             if len(group) == MAX_GROUP:
@@ -207,22 +225,44 @@ class SqliteDatabase:
     # -- In a reader thread -------------------------------------------------------------------------------------------
 
     def _read_forever(self, ready: Deferred[Any], ended: Deferred[None]) -> None:
+        """Read whatever there is to read."""
+
+        def read_all(connection: Connection) -> None:
+            while (job := self._reading.queue.get()) is not None:
+                self._read_one(connection, job)
+
+        self._with_connection(read_all, ready, ended)
+
+    def _help_reading(self, ready: Deferred[Any], ended: Deferred[None]) -> None:
+        """Read what the first reader has left lying, whenever help is called for."""
+
+        def help_out(connection: Connection) -> None:
+            while self._calls_for_help.get():
+                with suppress(Empty):
+                    while (job := self._reading.queue.get_nowait()) is not None:
+                        self._read_one(connection, job)
+
+        self._with_connection(help_out, ready, ended)
+
+    def _with_connection(self, read: Callable[[Connection], None], ready: Deferred[Any], ended: Deferred[None]) -> None:
         try:
             connection = self._engine.connect(read_only=True)
         except Exception as error:
             self._reactor.callFromThread(ready.errback, error)
             return
         self._reactor.callFromThread(ready.callback, None)
-        while (job := self._reading.queue.get()) is not None:
-            outcome: Outcome
-            try:
-                outcome = Done(run_read(connection, self._engine, job.work))
-            except BaseException as error:
-                # Whatever it was, somebody waits for an answer, and others need this thread.
-                outcome = Failed(error)
-            self._reactor.callFromThread(self._deliver, self._reading, [job], [outcome])
+        read(connection)
         connection.close()
         self._reactor.callFromThread(ended.callback, None)
+
+    def _read_one(self, connection: Connection, job: _Job) -> None:
+        outcome: Outcome
+        try:
+            outcome = Done(run_read(connection, self._engine, job.work))
+        except BaseException as error:
+            # Whatever it was, somebody waits for an answer, and others need this thread.
+            outcome = Failed(error)
+        self._reactor.callFromThread(self._deliver, self._reading, [job], [outcome])
 
     # -- In the reactor thread ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from lmatrix.canonical_json import encode, parse_object
 from lmatrix.rooms.delivery_store import DestinationState, OwedRoom
 from lmatrix.rooms.interfaces import JsonObject, StoredEvent
 from lmatrix.storage.engine import Row, Transaction
-from lmatrix.storage.rows import EVENT, find_room, need_room, stored_events
+from lmatrix.storage.rows import EVENT, need_room, stored_events
 
 # A cursor for which there is log beyond it that lies within a span: since <= head, and the span ends beyond the cursor.
 _OWED = (
@@ -38,19 +38,18 @@ class SqlDeliveryStore:
             rooms[room_id] = OwedRoom(room_id, cursor, until)
         return list(rooms.values())
 
-    def owed_events(self, tx: Transaction, destination: str, room_id: str, limit: int) -> list[StoredEvent]:
-        """Ascending, after the cursor, within the spans, at most ``limit``."""
-        room_nid = find_room(tx, room_id)
-        if room_nid is None:
-            return []
+    def owed_events(
+        self, tx: Transaction, destination: str, room_id: str, limit: int, after: int = 0
+    ) -> list[StoredEvent]:
+        """Ascending, after the cursor and after the position ``after``, within the spans, at most ``limit``."""
         events: list[StoredEvent] = []
-        for after, up_to in self._owed_ranges(tx, destination, room_nid):
+        for room_nid, low, high in self._owed_ranges(tx, destination, room_id, after):
             if len(events) >= limit:
                 break
             rows = tx.rows(
                 f"SELECT e.position, {EVENT} FROM events AS e"  # noqa: S608
                 " WHERE e.room_nid = ? AND e.position > ? AND e.position <= ? ORDER BY e.position LIMIT ?",
-                (room_nid, after, up_to, limit - len(events)),
+                (room_nid, low, high, limit - len(events)),
             )
             events += stored_events(room_id, rows)
         return events
@@ -119,14 +118,20 @@ class SqlDeliveryStore:
             ),
         )
 
-    def add_edu(self, tx: Transaction, destination: str, edu: JsonObject, limit: int) -> None:
-        """Put an EDU in the outbox; beyond ``limit`` the oldest give way."""
-        tx.execute("INSERT INTO edu_outbox (destination, edu) VALUES (?, ?)", (destination, encode(edu)))
+    def add_edu(self, tx: Transaction, destination: str, edu: JsonObject, subject: str | None = None) -> None:
+        """Put an EDU in the outbox. What waits there under the same subject is void, and in flight perhaps: the new one
+        gets a number of its own, and goes out after it.
+        """
+        if subject is not None:
+            tx.execute("DELETE FROM edu_outbox WHERE destination = ? AND subject = ?", (destination, subject))
         tx.execute(
-            "DELETE FROM edu_outbox WHERE destination = ? AND edu_nid <= (SELECT edu_nid FROM edu_outbox"
-            " WHERE destination = ? ORDER BY edu_nid DESC LIMIT 1 OFFSET ?)",
-            (destination, destination, limit),
+            "INSERT INTO edu_outbox (destination, edu, subject) VALUES (?, ?, ?)", (destination, encode(edu), subject)
         )
+
+    def edus_waiting(self, tx: Transaction, destination: str) -> int:
+        """How many are in the outbox."""
+        [(count,)] = tx.rows("SELECT COUNT(*) FROM edu_outbox WHERE destination = ?", (destination,))
+        return int(count)
 
     def edus(self, tx: Transaction, destination: str, limit: int) -> list[tuple[int, JsonObject]]:
         """The oldest EDUs in the outbox, with their numbers."""
@@ -139,12 +144,15 @@ class SqlDeliveryStore:
         """Take EDUs out, by number."""
         tx.executemany("DELETE FROM edu_outbox WHERE edu_nid = ?", [(number,) for number in edu_ids])
 
-    def _owed_ranges(self, tx: Transaction, destination: str, room_nid: int) -> list[tuple[int, int]]:
+    def _owed_ranges(self, tx: Transaction, destination: str, room_id: str, after: int) -> list[tuple[int, int, int]]:
+        """The room's number, the position before the first event and that of the last, for each span."""
         rows: list[Row] = tx.rows(
-            f"SELECT c.position, s.since_position, s.until_position, r.head_position {_OWED}"
-            " WHERE c.destination = ? AND c.room_nid = ? ORDER BY s.since_position",
-            (destination, room_nid),
+            f"SELECT r.room_nid, c.position, s.since_position, s.until_position, r.head_position {_OWED}"
+            " WHERE c.destination = ? AND r.room_id = ? ORDER BY s.since_position",
+            (destination, room_id),
         )
-        return [
-            (max(cursor, since - 1), head if until is None else min(until, head)) for cursor, since, until, head in rows
+        ranges = [
+            (room_nid, max(cursor, since - 1, after), head if until is None else min(until, head))
+            for room_nid, cursor, since, until, head in rows
         ]
+        return [(room_nid, low, high) for room_nid, low, high in ranges if low < high]

@@ -84,7 +84,8 @@ class Numbering(Enum):
     EVENT = "SELECT MAX(event_nid) FROM events"
     STREAM = (
         "SELECT MAX(highest) FROM (SELECT MAX(stream) AS highest FROM events WHERE stream IS NOT NULL"
-        " UNION ALL SELECT MAX(stream) AS highest FROM invites) AS both_kinds"
+        " UNION ALL SELECT MAX(stream) AS highest FROM invites"
+        " UNION ALL SELECT position AS highest FROM side_stream WHERE only_row = 1) AS all_kinds"
     )
 
 

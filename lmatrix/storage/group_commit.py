@@ -47,11 +47,18 @@ class Writer:
     Args:
         engine: the database.
         before_commit: called just before each commit; what it raises is a failed commit. For tests.
+        after_commit: called just after; what it raises makes a commit that took place look like one that failed.
     """
 
-    def __init__(self, engine: Engine, before_commit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        before_commit: Callable[[], None] | None = None,
+        after_commit: Callable[[], None] | None = None,
+    ) -> None:
         self._engine = engine
         self._before_commit = before_commit
+        self._after_commit = after_commit
         self._numbers = Numbers()
         self._connection: Connection | None = None
 
@@ -79,6 +86,8 @@ class Writer:
             if self._before_commit is not None:
                 self._before_commit()
             connection.execute("COMMIT")
+            if self._after_commit is not None:
+                self._after_commit()
         except Exception as error:
             return self._all_failed(works, error)
         except BaseException:

@@ -91,6 +91,23 @@ def migrate(connection: Connection, engine: Engine, steps: Sequence[SchemaStep])
     return steps[len(recorded) :]
 
 
+def missing_steps(connection: Connection, engine: Engine, steps: Sequence[SchemaStep]) -> Sequence[SchemaStep]:
+    """What :func:`migrate` would apply; changes nothing.
+
+    Raises:
+        StorageFailed: it is no database of lmatrix, or comes from a newer or a foreign version.
+    """
+    try:
+        recorded = connection.execute("SELECT number, name, digest FROM schema_steps ORDER BY number").fetchall()
+    except Exception as error:
+        failure = engine.failure_of(error)
+        if failure is None:
+            raise
+        raise StorageFailed(f"it is not a database of lmatrix: {failure.reason}") from error
+    _check(recorded, steps)
+    return steps[len(recorded) :]
+
+
 def _check(recorded: Sequence[tuple[int, str, str]], steps: Sequence[SchemaStep]) -> None:
     if len(recorded) > len(steps):
         name = recorded[len(steps)][1]

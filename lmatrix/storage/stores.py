@@ -10,11 +10,17 @@ import attrs
 
 from lmatrix.storage.accounts import SqlAccountStore
 from lmatrix.storage.delivery import SqlDeliveryStore
+from lmatrix.storage.devices import SqlDeviceStore
 from lmatrix.storage.invites import SqlInviteStore
+from lmatrix.storage.one_time_keys import SqlOneTimeKeyStore
+from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
+from lmatrix.storage.receipts import SqlReceiptStore
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.server_keys import SqlServerKeyStore
+from lmatrix.storage.sharing import SqlSharingStore
 from lmatrix.storage.timeline import SqlTimelineStore
+from lmatrix.storage.to_device import SqlToDeviceStore
 from lmatrix.storage.transactions import SqlTransactionStore
 
 
@@ -30,6 +36,12 @@ class Stores:
     delivery: SqlDeliveryStore
     accounts: SqlAccountStore
     timeline: SqlTimelineStore
+    overview: SqlOverviewStore
+    sharing: SqlSharingStore
+    devices: SqlDeviceStore
+    one_time_keys: SqlOneTimeKeyStore
+    to_device: SqlToDeviceStore
+    receipts: SqlReceiptStore
 
     @classmethod
     def create(cls) -> Stores:
@@ -43,4 +55,10 @@ class Stores:
             delivery=SqlDeliveryStore(),
             accounts=SqlAccountStore(),
             timeline=SqlTimelineStore(),
+            overview=SqlOverviewStore(),
+            sharing=SqlSharingStore(),
+            devices=SqlDeviceStore(),
+            one_time_keys=SqlOneTimeKeyStore(),
+            to_device=SqlToDeviceStore(),
+            receipts=SqlReceiptStore(),
         )

@@ -18,6 +18,7 @@ from lmatrix.storage.engine import Transaction
 from lmatrix.storage.invites import EndedInvite, SqlInviteStore
 from lmatrix.storage.rows import EVENT, find_room, select_in, stored_event
 from lmatrix.storage.runs import reach_down, reach_up, runs_of
+from lmatrix.storage.side_stream import last_place
 
 
 class UserRoom(NamedTuple):
@@ -58,7 +59,7 @@ class SqlTimelineStore:
         """The last position of the stream; 0 when there is none."""
         [(events,)] = tx.rows("SELECT MAX(stream) FROM events WHERE stream IS NOT NULL")
         [(invites,)] = tx.rows("SELECT MAX(stream) FROM invites")
-        return max(events or 0, invites or 0)
+        return max(events or 0, invites or 0, last_place(tx))
 
     def rooms_of_user(self, tx: Transaction, user_id: str) -> list[UserRoom]:
         """Every room with a membership of the user, whatever it is, but for those that the user forgot."""

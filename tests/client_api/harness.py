@@ -23,11 +23,12 @@ from lmatrix import canonical_json
 from lmatrix.client_api.endpoints import ClientLimits
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.passwords import Passwords
-from lmatrix.client_api.routes import ClientApiParts, client_routes
+from lmatrix.client_api.routes import BesideStores, ClientApiParts, client_routes
 from lmatrix.http.errors import error_answer, unrecognised_endpoint, unrecognised_method
 from lmatrix.http.messages import JsonAnswer, JsonRequest, parse_query, split_target
 from lmatrix.http.routes import Found, RouteTree, WrongMethod
 from lmatrix.storage.timeline import SqlTimelineStore
+from tests.devices.network import DeviceServer
 from tests.rooms.network import Network, Server, result_of
 
 CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -56,6 +57,7 @@ class ClientServer:
         self.server: Server = network.server(name)
         self.notifier = Notifier(network.clock)
         self.server.audience = self.notifier  # type: ignore[assignment]
+        self.device_server = DeviceServer(self.server, network.device_servers, self.notifier)
         self.server.floor = self.server.build()
         self.timeline = SqlTimelineStore()
         self.parts = ClientApiParts(
@@ -66,6 +68,14 @@ class ClientServer:
             account_store=self.server.accounts,
             invite_store=self.server.invites,
             rooms=self.server.floor.local_users,
+            devices=self.device_server.floor,
+            beside=BesideStores(
+                devices=self.device_server.stores.devices,
+                one_time_keys=self.device_server.stores.one_time_keys,
+                to_device=self.device_server.stores.to_device,
+                receipts=self.device_server.stores.receipts,
+                sharing=self.device_server.stores.sharing,
+            ),
             notifier=self.notifier,
             passwords=Passwords(maybeDeferred, hasher=CHEAP_HASHER),
             clock=network.clock,

@@ -77,6 +77,8 @@ class CreateRoomTests(RoomTestCase):
             ({"initial_state": ["x"]}, "M_BAD_JSON"),
             ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_BAD_JSON"),
             ({"power_level_content_override": []}, "M_BAD_JSON"),
+            ({"power_level_content_override": {"ban": "high"}}, "M_INVALID_ROOM_STATE"),
+            ({"initial_state": [{"type": "x" * 256, "content": {}}]}, "M_INVALID_ROOM_STATE"),
             ({"preset": "open_house"}, "M_INVALID_PARAM"),
             ({"visibility": "secret"}, "M_INVALID_PARAM"),
             ({"room_alias_name": "here"}, "M_INVALID_PARAM"),

@@ -59,7 +59,7 @@ class RouteTests(ClientTestCase):
 
     def test_unknown_endpoints(self) -> None:
         """What is not there is ``M_UNRECOGNIZED``: 404 for the path, 405 for the method."""
-        self.assert_refused(self.alice.call("POST", "/keys/upload", {}), 404, "M_UNRECOGNIZED")
+        self.assert_refused(self.alice.call("POST", "/keys/device_signing/upload", {}), 404, "M_UNRECOGNIZED")
         self.assert_refused(self.alice.call("DELETE", "/sync"), 405, "M_UNRECOGNIZED")
 
     def test_browsers_may_call(self) -> None:

@@ -45,6 +45,31 @@ class FileProblems(GenerateTestCase):
         (problem,) = self.problems(generated.output)
         self.assertIn("old_signing_keys", problem)
 
+    def test_retired_keys(self) -> None:
+        """A file of retired keys that cannot be used."""
+        output = self.generate().output
+        key = self.one("*.signing.key")
+        key.with_name(key.name + ".retired").write_text("nonsense\n")
+        (problem,) = self.problems(output)
+        self.assertIn(".retired: line 1", problem)
+
+    def test_admin_token(self) -> None:
+        """A token that is missing, that others can read, or that anybody could guess."""
+        output = self.generate().output
+        token = self.one("*.admin.token")
+        token.chmod(0o640)
+        (problem,) = self.problems(output)
+        self.assertIn("chmod 600", problem)
+        token.chmod(0o600)
+        for content in ("secret\n", "two words of more than twenty characters\n", ""):
+            token.write_text(content)
+            (problem,) = self.problems(output)
+            self.assertIn(str(token), problem)
+            self.assertNotIn("secret", problem)
+        token.unlink()
+        (problem,) = self.problems(output)
+        self.assertIn("cannot be read", problem)
+
     def test_certificate(self) -> None:
         """A certificate that is missing, that is none, or that belongs to another key."""
         output = self.generate().output

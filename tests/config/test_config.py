@@ -106,6 +106,13 @@ rate_limits: {enabled: false}
         self.assertEqual((limits.login.per_second, limits.login.burst), (2.0, 3))
         self.assertEqual(limits.registration.burst, 5)
 
+    def test_notaries(self) -> None:
+        """Names of servers, in their order; none unless they are given."""
+        self.assertEqual(parse(MINIMAL).federation.notaries, ())
+        config = parse(MINIMAL + "federation: {notaries: [b.example, 'a.example:8449']}\n")
+        self.assertEqual(config.federation.notaries, ("b.example", "a.example:8449"))
+        self.assertEqual(config.warnings(), ())
+
     def test_logs(self) -> None:
         """Levels, file and form."""
         logs = parse(MINIMAL + "log_config: {levels: {lmatrix.http: debug}, file: l.log, format: json}\n").log_config
@@ -148,6 +155,22 @@ class Refusals(SynchronousTestCase):
             (listener,) = parse(self.plain_listener(**settings)).listeners
             self.assertIsNone(listener.tls)
 
+    def test_admin_on_a_public_address(self) -> None:
+        """The admin API is served on loopback addresses, or with TLS; that a proxy stands before it is not enough."""
+
+        def plain(**settings: str) -> str:
+            return self.plain_listener(**settings).replace("federation, keys", "admin") + "admin_token_path: t\n"
+
+        for settings in ({}, {"x_forwarded": "true"}):
+            self.assertIn("listeners[0].resources", self.problem(plain(bind_addresses="['0.0.0.0']", **settings)))
+        self.assertEqual(parse(plain()).admin_token_path, Path("/srv/lm/t"))
+        public = MINIMAL.replace("[federation, keys]", "[federation, keys, admin]\n    bind_addresses: ['0.0.0.0']")
+        self.assertTrue(parse(public + "admin_token_path: t\n").listeners[0].tls)
+
+    def test_admin_without_a_token(self) -> None:
+        """Whoever serves the admin API needs a token for it."""
+        self.assertIn("admin_token_path", self.problem(MINIMAL.replace("[federation, keys]", "[keys, admin]")))
+
     def test_certificate_without_tls(self) -> None:
         """A certificate on a plain listener is a mistake, not something to ignore."""
         problem = self.problem(self.plain_listener(tls_certificate_path="x.crt"))
@@ -173,6 +196,17 @@ class Refusals(SynchronousTestCase):
         self.assertIn("allow_ip_literals", self.problem(content))
         allowed = parse(content + "federation: {allow_ip_literals: true}\n")
         self.assertEqual(allowed.server_name, "127.0.0.1:8448")
+
+    def test_notaries(self) -> None:
+        """A server is no notary for itself, nor twice; more than can be asked at once are too many."""
+        for notaries, expected in (
+            ("[example.org]", "names this server itself among its `notaries`"),
+            ("[a.example, b.example, a.example]", "name a server twice"),
+            (f"[{', '.join(f's{number}.example' for number in range(9))}]", "up to 8 are allowed"),
+            ("[a b]", "expected a server name"),
+            ("a.example", "expected a list of server names"),
+        ):
+            self.assertIn(expected, self.problem(f"{MINIMAL}federation: {{notaries: {notaries}}}\n"))
 
     def test_bad_values(self) -> None:
         """Each value outside its grammar is refused with the line and what was expected."""

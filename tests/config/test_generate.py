@@ -9,8 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from lmatrix.config import load_config
-from lmatrix.config.files import load_signing_keys, load_tls
+from lmatrix.config import Resource, load_config
+from lmatrix.config.files import load_admin_token, load_signing_keys, load_tls
 from lmatrix.config.generate import Generated, generate
 from lmatrix.errors import LMatrixError
 
@@ -47,12 +47,23 @@ class Written(GenerateTestCase):
         assert tls is not None
         load_tls(tls)
 
-    def test_key_is_for_its_owner_only(self) -> None:
-        """Signing key and TLS key have mode 0600."""
+    def test_secrets_are_for_their_owner_only(self) -> None:
+        """Signing key, TLS key and admin token have mode 0600."""
         self.generate()
-        for pattern in ("*.signing.key", "*.tls.key"):
+        for pattern in ("*.signing.key", "*.tls.key", "*.admin.token"):
             (file,) = self.directory.glob(pattern)
             self.assertEqual(stat.S_IMODE(file.stat().st_mode), 0o600)
+
+    def test_admin_token(self) -> None:
+        """The file that the configuration names holds a token; another server gets another one."""
+        tokens = []
+        for seed in (1, 2):
+            generated = self.generate(output=self.directory / str(seed) / "x.yaml", rng=random.Random(seed))
+            config = load_config(generated.output)
+            self.assertIn(Resource.ADMIN, config.listeners[1].resources)
+            tokens.append(load_admin_token(config))
+        self.assertEqual(len(set(tokens)), 2)
+        self.assertNotIn(None, tokens)
 
     def test_port_comes_from_the_name(self) -> None:
         """The federation port is the name's own, unless another is given; without either it is 8448."""
@@ -69,7 +80,12 @@ class Written(GenerateTestCase):
         generated = self.generate(data_dir=data)
         self.assertEqual(
             {file.name for file in data.iterdir()},
-            {"localhost_18481.signing.key", "localhost_18481.tls.key", "localhost_18481.tls.crt"},
+            {
+                "localhost_18481.signing.key",
+                "localhost_18481.admin.token",
+                "localhost_18481.tls.key",
+                "localhost_18481.tls.crt",
+            },
         )
         self.assertEqual(load_config(generated.output).database.path, data.absolute() / "localhost_18481.db")
 
@@ -92,7 +108,7 @@ class NotOverwritten(GenerateTestCase):
         self.assertEqual(output.read_bytes(), before)
 
     def test_keys_are_kept(self) -> None:
-        """Generating again beside existing keys uses them: a server never changes its key by accident."""
+        """Generating again beside existing keys and tokens uses them: a server never changes its key by accident."""
         first = self.generate()
         files = {file: file.read_bytes() for file in self.directory.iterdir() if file != first.output}
         second = self.generate(output=self.directory / "again.yaml")

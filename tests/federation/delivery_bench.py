@@ -69,6 +69,11 @@ class Request:
         reasons = {event_id: {"error": reason} for event_id, reason in (failed or {}).items()}
         self.answer.callback({"failed_pdus": reasons, "org.lmatrix.accepted": dict(accepted or {})})
 
+    def later(self, *event_ids: str) -> None:
+        """Answer 200, and that these are to be sent again."""
+        entry = {"error": "not yet", "errcode": "org.lmatrix.try_later"}
+        self.answer.callback({"failed_pdus": dict.fromkeys(event_ids, entry), "org.lmatrix.accepted": {}})
+
     def unreachable(self) -> None:
         """No answer."""
         self.answer.errback(PeerUnreachable(self.destination, "connection refused"))
@@ -201,6 +206,10 @@ class Bench:
         """Everything that was said in the room."""
         return [pdu.content["body"] for pdu in self.heads[room_id][1] if pdu.type == "m.room.message"]
 
+    def ids(self, room_id: str, *texts: str) -> list[str]:
+        """Event IDs of what was said in the room."""
+        return [pdu.event_id for pdu in self.heads[room_id][1] if pdu.content.get("body") in texts]
+
     def advanced(self, *room_ids: str, destinations: Sequence[str] = (PEER,)) -> None:
         """Wake the delivery for rooms."""
         for room_id in room_ids:
@@ -242,7 +251,7 @@ class Bench:
     def edu(self, number: int, destination: str = PEER) -> None:
         """An EDU in the outbox."""
         edu = {"type": "m.direct_to_device", "sender": BOB, "content": {"number": number}}
-        self._run(lambda tx: self.cursors.add_edu(tx, destination, edu, 1000))
+        self._run(lambda tx: self.cursors.add_edu(tx, destination, edu))
 
     # -- What is stored ----------------------------------------------------------------------------------------------
 

@@ -122,6 +122,36 @@ class FailingTests(SynchronousTestCase):
         self.bench.clock.advance(3600)
         self.assertEqual(1, len(self.bench.peers.open))
 
+    def test_try_later(self) -> None:
+        """What the peer cannot take yet is sent again after longer and longer pauses, and all of its room that follows
+        after it; what came before counts as delivered, and other rooms go on.
+        """
+        other = self.bench.room("two")
+        self.bench.say(self.room, "b", "c")
+        self.bench.say(other, "x")
+        self.bench.advanced(self.room)
+        begun = self.bench.clock.seconds()
+        times = []
+        for _ in range(4):
+            request = self.bench.peers.last()
+            times.append(self.bench.clock.seconds() - begun)
+            held = self.bench.ids(self.room, "b", "c")
+            request.later(*held)
+            self.assertEqual(["a", "b", "c", "x"] if len(times) == 1 else ["b"], request.texts)
+            self.assertEqual((2, 2), (self.bench.cursor(self.room), self.bench.cursor(other)))
+            self.assertEqual([], self.bench.peers.open)
+            while not self.bench.peers.open:
+                self.bench.clock.advance(0.5)
+        self.assertEqual([0, 1, 3, 7], times)
+        self.bench.peers.last().ok()
+        self.assertEqual(["c"], self.bench.peers.last().texts)
+        self.bench.say(other, "y")
+        self.bench.advanced(other)
+        self.bench.peers.last().ok()
+        self.bench.peers.last().ok()
+        self.assertEqual((4, 3), (self.bench.cursor(self.room), self.bench.cursor(other)))
+        self.assertEqual([], self.bench.peers.open)
+
     def test_busy(self) -> None:
         """``M_BAD_STATE`` means that the peer is still busy: the same again soon, and the destination does not fail."""
         self.bench.advanced(self.room)

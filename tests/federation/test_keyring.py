@@ -9,34 +9,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from lmatrix import canonical_json
 from lmatrix.crypto.keys import VerifyKey
-from lmatrix.errors import PeerMisbehaved, PeerUnreachable
+from lmatrix.crypto.retired_keys import RetiredKey
 from lmatrix.events.signatures import KnownKey
-from lmatrix.federation.keyring import (
-    FETCH_TIMEOUT_S,
-    FIRST_FAILURE_PAUSE_S,
-    MAX_FAILURE_PAUSE_S,
-    MAX_FETCHES_FOR_STRANGERS,
-    MIN_PAUSE_S,
-    ServerKeyring,
-)
-from lmatrix.federation.own_keys import OwnKeys, RetiredKey
-from lmatrix.federation.resources.paths import SERVER_KEYS
-from lmatrix.federation.server_keys import (
-    MAX_KNOWN_KEYS,
-    MAX_PUBLISHED_KEYS,
-    MAX_VALIDITY_MS,
-    merged,
-    read_published,
-)
-from lmatrix.rooms.key_store import StoredKey, StoredServerKeys
+from lmatrix.federation.key_fetching import FIRST_FAILURE_PAUSE_S, MAX_FAILURE_PAUSE_S, MIN_PAUSE_S, KeyFetcher
+from lmatrix.federation.keyring import MAX_FETCHES_FOR_STRANGERS, ServerKeyring
+from lmatrix.federation.own_keys import OwnKeys
 from tests.federation.fakes import (
     DAY_MS,
     HOUR_MS,
     NOW_MS,
+    FakeKeyClient,
     MemoryDatabase,
     MemoryKeyStore,
+    old,
     published_keys,
     signing_key,
 )
@@ -45,184 +31,13 @@ A1, A2 = signing_key("1", 1), signing_key("2", 2)
 THEM = "them.example"
 
 
-def old(key: Any, expired_ts: object = NOW_MS - DAY_MS) -> dict[str, Any]:
-    """``old_verify_keys`` with one key."""
-    return {key.key_id: {"key": key.public.to_base64(), "expired_ts": expired_ts}}
-
-
-class ReadPublishedTests(SynchronousTestCase):
-    """The checks on an answer."""
-
-    def read(self, answer: dict[str, Any]) -> dict[str, StoredKey]:
-        """The keys that an answer is good for, by ID."""
-        stored = read_published(THEM, answer, NOW_MS)
-        self.assertEqual(stored.server_name, THEM)
-        self.assertEqual(stored.fetched_ts, NOW_MS)
-        return {key.key_id: key for key in stored.keys}
-
-    def assert_refused(self, answer: dict[str, Any]) -> None:
-        """The whole answer is refused."""
-        self.assertRaises(PeerMisbehaved, read_published, THEM, answer, NOW_MS)
-
-    def test_good(self) -> None:
-        """Current and old keys, and the answer itself for those who ask us about it."""
-        answer = published_keys(THEM, [A1], old=old(A2))
-        keys = self.read(answer)
-        self.assertEqual(keys["ed25519:1"], StoredKey("ed25519:1", A1.public.to_base64(), NOW_MS + 12 * HOUR_MS, None))
-        self.assertEqual(keys["ed25519:2"], StoredKey("ed25519:2", A2.public.to_base64(), 0, NOW_MS - DAY_MS))
-        self.assertEqual(read_published(THEM, answer, NOW_MS).response, canonical_json.encode(answer))
-
-    def test_validity_is_capped(self) -> None:
-        """A key is valid for seven days at most, whatever the server says."""
-        keys = self.read(published_keys(THEM, [A1], valid_until_ts=NOW_MS + 365 * DAY_MS))
-        self.assertEqual(keys["ed25519:1"].valid_until_ts, NOW_MS + MAX_VALIDITY_MS)
-
-    def test_another_servers_name(self) -> None:
-        """An answer about another server is refused, however well it is signed."""
-        self.assert_refused(published_keys("other.example", [A1]))
-        self.assert_refused(published_keys(THEM, [A1], server_name="other.example"))
-        self.assert_refused(published_keys(THEM, [A1], server_name="THEM.example"))
-
-    def test_each_key_vouches_for_itself(self) -> None:
-        """A current key that did not sign the answer does not count; another's is not spoilt by it."""
-        self.assertEqual(set(self.read(published_keys(THEM, [A1, A2], signed_by=[A1]))), {"ed25519:1"})
-
-    def test_not_signed(self) -> None:
-        """Without a good signature by a current key nothing counts, old keys neither."""
-        unsigned = published_keys(THEM, [A1], old=old(A2))
-        self.assert_refused({**unsigned, "signatures": {}})
-        self.assert_refused({key: value for key, value in unsigned.items() if key != "signatures"})
-        self.assert_refused({**unsigned, "signatures": {THEM: {"ed25519:1": 7}}})
-        self.assert_refused({**unsigned, "signatures": {"other.example": unsigned["signatures"][THEM]}})
-        self.assert_refused({**unsigned, "m.linearized": False})
-        self.assert_refused(published_keys(THEM, [A1], old=old(A2), signed_by=[A2]))
-        impostor = signing_key("1", 9)
-        self.assert_refused(published_keys(THEM, [A1], signed_by=[impostor]))
-
-    def test_no_current_key(self) -> None:
-        """A server without a current key has published nothing that could be checked."""
-        self.assert_refused(published_keys(THEM, [], old=old(A2), signed_by=[A2]))
-
-    def test_malformed(self) -> None:
-        """Wrong types anywhere that matters."""
-        for changes in (
-            {"valid_until_ts": "soon"},
-            {"valid_until_ts": None},
-            {"valid_until_ts": True},
-            {"verify_keys": []},
-            {"verify_keys": None},
-            {"old_verify_keys": []},
-            {"server_name": None},
-        ):
-            with self.subTest(str(changes)):
-                self.assert_refused(published_keys(THEM, [A1], **{"valid_until_ts": NOW_MS, **changes}))
-        self.assert_refused({**published_keys(THEM, [A1]), "signatures": []})
-
-    def test_without_old_keys(self) -> None:
-        """``old_verify_keys`` may be left out."""
-        answer = published_keys(THEM, [A1])
-        del answer["old_verify_keys"], answer["signatures"]
-        resigned = {**answer, "signatures": {THEM: {A1.key_id: A1.sign(canonical_json.encode(answer))}}}
-        self.assertEqual(set(self.read(resigned)), {"ed25519:1"})
-
-    def test_other_keys_are_passed_over(self) -> None:
-        """Keys of other algorithms, malformed keys and old keys without an end do not spoil the rest."""
-        bad_old = {
-            "curve25519:x": {"key": A2.public.to_base64(), "expired_ts": 1},
-            "ed25519:nothing": {"expired_ts": 1},
-            "ed25519:short": {"key": "AAAA", "expired_ts": 1},
-            "ed25519:no_end": {"key": A2.public.to_base64()},
-            "ed25519:bad_end": {"key": A2.public.to_base64(), "expired_ts": "x"},
-            "ed25519:no_object": "x",
-        }
-        answer = published_keys(THEM, [A1], old={**bad_old, **old(A2)})
-        self.assertEqual(set(self.read(answer)), {"ed25519:1", "ed25519:2"})
-        more = {A1.key_id: {"key": A1.public.to_base64()}, "rsa:1": {"key": "x"}, "ed25519:bad": {"key": 5}}
-        self.assertEqual(set(self.read(published_keys(THEM, [A1], verify_keys=more))), {"ed25519:1"})
-
-    def test_key_in_both_lists(self) -> None:
-        """It is still in use."""
-        self.assertIsNone(self.read(published_keys(THEM, [A1], old=old(A1)))["ed25519:1"].expired_ts)
-
-    def test_unproved_key_is_not_taken_as_an_old_one(self) -> None:
-        """A current key that did not sign does not come in by the other list."""
-        answer = published_keys(THEM, [A1, A2], old=old(A2), signed_by=[A1])
-        self.assertEqual(set(self.read(answer)), {"ed25519:1"})
-
-    def test_too_many(self) -> None:
-        """The number of keys in an answer is bounded."""
-        many = {
-            f"ed25519:{n}": {"key": A2.public.to_base64(), "expired_ts": 1}
-            for n in range(100, 100 + MAX_PUBLISHED_KEYS)
-        }
-        self.assert_refused(published_keys(THEM, [A1], old=many))
-
-
-class MergedTests(SynchronousTestCase):
-    """What a fetch changes in what was known."""
-
-    def test_first(self) -> None:
-        """Nothing was known: the answer is all there is."""
-        fresh = read_published(THEM, published_keys(THEM, [A1]), NOW_MS)
-        self.assertEqual(merged(None, fresh), fresh)
-
-    def test_withdrawn_key_serves_until_it_was_missed(self) -> None:
-        """A key that disappears is kept for events up to the moment when it was missed, or the end of its validity."""
-        before = read_published(THEM, published_keys(THEM, [A1]), NOW_MS)
-        for later, end in ((HOUR_MS, NOW_MS + HOUR_MS), (DAY_MS, NOW_MS + 12 * HOUR_MS)):
-            after = merged(before, read_published(THEM, published_keys(THEM, [A2]), NOW_MS + later))
-            keys = {key.key_id: key for key in after.keys}
-            self.assertEqual(keys["ed25519:1"], StoredKey("ed25519:1", A1.public.to_base64(), 0, end))
-            self.assertIsNone(keys["ed25519:2"].expired_ts)
-
-    def test_retired_key(self) -> None:
-        """A key that the server itself retires has the end that the server gives it, and keeps it when it is gone."""
-        first = read_published(THEM, published_keys(THEM, [A1]), NOW_MS)
-        second = merged(first, read_published(THEM, published_keys(THEM, [A2], old=old(A1, NOW_MS + 5)), NOW_MS + 9))
-        third = merged(second, read_published(THEM, published_keys(THEM, [A2]), NOW_MS + HOUR_MS))
-        for stored in (second, third):
-            self.assertEqual({key.key_id: key.expired_ts for key in stored.keys}["ed25519:1"], NOW_MS + 5)
-
-    def test_bounded(self) -> None:
-        """A server that shows ever more keys is not followed for ever."""
-        keys = tuple(StoredKey(f"ed25519:x{n}", A1.public.to_base64(), 0, 1) for n in range(MAX_KNOWN_KEYS))
-        before = StoredServerKeys(THEM, keys, NOW_MS, b"{}")
-        fresh = read_published(THEM, published_keys(THEM, [A1]), NOW_MS)
-        self.assertRaises(PeerMisbehaved, merged, before, fresh)
-
-
-class FakeClient:
-    """Servers that answer out of a dictionary: an answer, an error, or a Deferred of one."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
-        self.asked: list[str] = []
-
-    async def get_public(
-        self, destination: str, path: str, *, timeout_s: float = 0, max_answer: int = 0
-    ) -> dict[str, Any]:
-        """The answer of one server."""
-        assert path == SERVER_KEYS
-        assert timeout_s == FETCH_TIMEOUT_S
-        self.asked.append(destination)
-        answer = self.answers.get(destination)
-        if isinstance(answer, Deferred):
-            answer = await answer
-        if answer is None:
-            raise PeerUnreachable(destination, "refused")
-        if isinstance(answer, Exception):
-            raise answer
-        assert isinstance(answer, dict)
-        return answer
-
-
 class KeyringTests(SynchronousTestCase):
     """Looking for keys near and far."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(NOW_MS / 1000)
-        self.client = FakeClient()
+        self.client = FakeKeyClient()
         self.store = MemoryKeyStore()
         self.database = MemoryDatabase()
         self.us = signing_key("us", 7)
@@ -234,9 +49,7 @@ class KeyringTests(SynchronousTestCase):
         self.keyring = ServerKeyring(
             "us.example",
             OwnKeys("us.example", [self.us], [retired], clock=self.clock),
-            database=self.database,
-            store=self.store,
-            client=self.client,
+            KeyFetcher(database=self.database, store=self.store, client=self.client, clock=self.clock),
             clock=self.clock,
         )
 
@@ -464,15 +277,3 @@ class KeyringTests(SynchronousTestCase):
         self.restart()
         self.assertEqual(self.keys_for("ed25519:1"), {"ed25519:1": NOW_MS + int(MIN_PAUSE_S * 1000)})
         self.assertEqual(self.current_keys("ed25519:1"), set())
-
-    def test_published(self) -> None:
-        """A server's last answer can be passed on, its signatures included; ours too."""
-        self.publish(A1)
-        asking = Deferred.fromCoroutine(self.keyring.published(THEM))
-        self.assertIsNone(self.successResultOf(asking))
-        self.keys_for("ed25519:1")
-        published = self.successResultOf(Deferred.fromCoroutine(self.keyring.published(THEM)))
-        self.assertEqual(published, canonical_json.encode(self.client.answers[THEM]))
-        ours = self.successResultOf(Deferred.fromCoroutine(self.keyring.published("us.example")))
-        assert ours is not None
-        self.assertIn(b"us.example", ours)

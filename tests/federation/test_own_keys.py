@@ -10,8 +10,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix import canonical_json
-from lmatrix.federation.own_keys import REMADE_AFTER_MS, VALID_FOR_MS, OwnKeys, RetiredKey
-from lmatrix.federation.server_keys import read_published
+from lmatrix.crypto.retired_keys import RetiredKey
+from lmatrix.federation.key_fetching import MAX_ANSWER
+from lmatrix.federation.own_keys import MAX_OLD_KEYS, REMADE_AFTER_MS, VALID_FOR_MS, OwnKeys
+from lmatrix.federation.server_keys import PublishedKeys
 from tests.federation.fakes import HOUR_MS, NOW_MS, signing_key
 
 
@@ -49,8 +51,33 @@ class OwnKeysTests(SynchronousTestCase):
 
     def test_our_own_reader_takes_it(self) -> None:
         """What we publish is what we accept from others."""
-        stored = read_published("us.example", json.loads(self.keys.published()), NOW_MS)
-        self.assertEqual({key.key_id for key in stored.keys}, {"ed25519:a", "ed25519:b", "ed25519:old"})
+        read = PublishedKeys.read("us.example", json.loads(self.keys.published()), NOW_MS)
+        self.assertEqual(set(read.current), {"ed25519:a", "ed25519:b"})
+        self.assertEqual(set(read.retired), {"ed25519:old"})
+
+    def test_many_rotations(self) -> None:
+        """However many keys there once were, the object is so small that servers take it; the oldest are left out."""
+        many = [RetiredKey(signing_key(f"old{number}", 3).public, NOW_MS + number) for number in range(1000)]
+        self.keys.replace(self.active, many)
+        published = self.keys.published()
+        self.assertLess(len(published), MAX_ANSWER)
+        read = PublishedKeys.read("us.example", json.loads(published), NOW_MS)
+        self.assertEqual(set(read.retired), {f"ed25519:old{number}" for number in range(1000 - MAX_OLD_KEYS, 1000)})
+        self.assertEqual(len(self.keys.known_keys()), 1002)
+
+    def test_replaced(self) -> None:
+        """Other keys are shown at once, and known for our own events."""
+        before = self.keys.published()
+        new = signing_key("new", 5)
+        gone = RetiredKey(self.active[0].public, NOW_MS)
+        self.keys.replace([new], [self.retired, gone])
+        self.assertNotEqual(self.keys.published(), before)
+        answer = json.loads(self.keys.published())
+        self.assertEqual(set(answer["verify_keys"]), {"ed25519:new"})
+        self.assertEqual(answer["old_verify_keys"]["ed25519:a"]["expired_ts"], NOW_MS)
+        self.assertEqual(set(answer["signatures"]["us.example"]), {"ed25519:new"})
+        self.assertEqual(self.keys.known_keys()["ed25519:a"].expired_ts, NOW_MS)
+        self.assertRaises(ValueError, self.keys.replace, [], [])
 
     def test_remade_long_before_it_expires(self) -> None:
         """The same bytes are handed out for an hour and never with less than 11 hours of validity left."""

@@ -8,7 +8,7 @@ Nothing happens by itself: a test decides when what is owed is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from lmatrix.http.errors import error_answer
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import JsonObject, MembershipTemplate, StoredEvent
+from lmatrix.rooms.interfaces import EduReceiver, JsonObject, MembershipTemplate, MembershipWatcher, StoredEvent
 from lmatrix.rooms.local_users import ClientTransaction
 from lmatrix.storage.accounts import SqlAccountStore
 from lmatrix.storage.delivery import SqlDeliveryStore
@@ -42,15 +42,21 @@ START = 1_700_000_000
 
 
 class Network:
-    """All servers, their clock, and the switch between them."""
+    """All servers, their clock, and the switch between them.
+
+    Attributes:
+        device_servers: what :mod:`tests.devices.network` puts on top of the servers.
+    """
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.clock.advance(START)
         self.servers: dict[str, Server] = {}
         self.unreachable: set[str] = set()
+        self.keyless: set[str] = set()
         self.requests: list[tuple[str, str, str]] = []
         self.slow: dict[tuple[str, str], Deferred[None]] = {}
+        self.device_servers: dict[str, Any] = {}
 
     def server(self, name: str) -> Server:
         """A new server."""
@@ -97,7 +103,7 @@ class Network:
 
 
 class MemoryKeyring:
-    """Everybody's keys are known."""
+    """Everybody's keys are known, but for those that cannot be had now."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -110,7 +116,7 @@ class MemoryKeyring:
                 if key.key_id in set(key_ids)
             }
             for name, key_ids in wanted.items()
-            if name in self._network.servers
+            if name in self._network.servers and name not in self._network.keyless
         }
 
 
@@ -193,6 +199,8 @@ class MemoryDelivery:
     def __init__(self) -> None:
         self.destinations: set[str] = set()
         self.hubs: set[str] = set()
+        self.edus: set[str] = set()
+        self.fleeting: dict[tuple[str, str], JsonObject] = {}
 
     def room_advanced(self, room_id: str, destinations: Iterable[str]) -> None:
         self.destinations.update(destinations)
@@ -202,6 +210,12 @@ class MemoryDelivery:
 
     def heard_from(self, destination: str) -> None:
         """Nothing to end: there is no back-off here."""
+
+    def edus_pending(self, destination: str) -> None:
+        self.edus.add(destination)
+
+    def offer_edu(self, destination: str, subject: str, edu: JsonObject) -> None:
+        self.fleeting[destination, subject] = edu
 
 
 class MemoryAudience:
@@ -220,8 +234,20 @@ class MemoryEdus:
     def __init__(self) -> None:
         self.received: list[tuple[str, JsonObject]] = []
 
-    async def receive(self, origin: str, edu: JsonObject) -> None:
-        self.received.append((origin, edu))
+    async def receive(self, origin: str, edus: Sequence[JsonObject], record: Callable[[Any], None]) -> None:
+        self.received.extend((origin, edu) for edu in edus)
+
+
+class MemoryWatcher:
+    """Notes who came and went."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, set[str], set[str], set[str]]] = []
+
+    def memberships_changed(
+        self, room_id: str, joined: Collection[str], left: Collection[str], new_servers: Collection[str]
+    ) -> None:
+        self.told.append((room_id, set(joined), set(left), set(new_servers)))
 
 
 class Server:
@@ -240,7 +266,8 @@ class Server:
         self.invites = SqlInviteStore()
         self.delivery = MemoryDelivery()
         self.audience = MemoryAudience()
-        self.edus = MemoryEdus()
+        self.edus: EduReceiver = MemoryEdus()
+        self.watcher: MembershipWatcher = MemoryWatcher()
         self.metrics = Metrics()
         self.may_overlap = False
         self._transactions = 0
@@ -264,6 +291,7 @@ class Server:
             delivery=self.delivery,
             audience=self.audience,
             edus=self.edus,
+            watcher=self.watcher,
             may_overlap=lambda _: self.may_overlap,
             clock=self.network.clock,
             rng=Random(self.name),
@@ -336,6 +364,8 @@ class Server:
             sent = self._deliver_log(destination) or sent
         for hub in sorted(self.delivery.hubs):
             sent = self._deliver_lpdus(hub) or sent
+        for destination in sorted({*self.delivery.edus, *(to for to, _ in self.delivery.fleeting)}):
+            sent = self._deliver_edus(destination) or sent
         return sent
 
     def _deliver_log(self, destination: str) -> bool:
@@ -375,13 +405,27 @@ class Server:
         done(self.floor.outbox.hub_answered(hub, lpdus, failed, answer.get("org.lmatrix.accepted", {})))
         return True
 
-    def _transaction(self, destination: str, pdus: Sequence[JsonObject]) -> JsonObject | None:
+    def _deliver_edus(self, destination: str) -> bool:
+        owed = result_of(self.database.read(lambda tx: self.cursors.edus(tx, destination, 50)))
+        offered = {key: edu for key, edu in self.delivery.fleeting.items() if key[0] == destination}
+        for key in offered:
+            del self.delivery.fleeting[key]
+        edus = [*(edu for _, edu in owed), *offered.values()]
+        if not edus:
+            self.delivery.edus.discard(destination)
+            return False
+        if self._transaction(destination, [], edus=edus) is None:
+            return False
+        result_of(self.database.write(lambda tx: self.cursors.remove_edus(tx, [number for number, _ in owed])))
+        return True
+
+    def _transaction(self, destination: str, pdus: Sequence[JsonObject], **more: Any) -> JsonObject | None:
         self._transactions += 1
         try:
             peer = self.network.reach(self.name, destination, "send")
         except PeerUnreachable:
             return None
-        return peer.receive(self.name, f"{self.name}-{self._transactions}", pdus)
+        return peer.receive(self.name, f"{self.name}-{self._transactions}", pdus, **more)
 
 
 def done(work: Awaitable[T]) -> T:

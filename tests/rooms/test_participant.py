@@ -79,16 +79,62 @@ class FollowingTests(NetworkTestCase):
         self.assert_same_order(self.room_id)
 
     def test_a_gap_that_cannot_be_filled_hides_what_follows(self) -> None:
-        """Without what is missing nothing is appended; it is evidence; and a later event heals the log."""
+        """Without what is missing nothing is appended; the event is asked for again; nobody is accused; and a later
+        event heals the log.
+        """
         pdus = self.hub_says("1", "2", "3")
         self.network.unreachable.add(self.hub.name)
         answer = self.receive(pdus[1])
-        self.assertIn(pdus[1].event_id, answer["failed_pdus"])
+        self.assertEqual("org.lmatrix.try_later", answer["failed_pdus"][pdus[1].event_id]["errcode"])
         self.assertEqual([], self.north.bodies(self.room_id))
-        self.assertEqual(["gap"], [one.kind for one in self.evidence()])
+        self.assertEqual([], self.evidence())
         self.network.unreachable.clear()
         self.assertEqual({"failed_pdus": {}}, self.receive(pdus[2]))
         self.assertEqual(["1", "2", "3"], self.north.bodies(self.room_id))
+
+    def test_a_gap_that_the_hub_denies_is_evidence(self) -> None:
+        """A hub that names a predecessor and then says that there is none is withholding something."""
+        lie = self.forged("$" + "x" * 43, "after nothing")
+        self.assertIn(lie.event_id, self.receive(lie)["failed_pdus"])
+        self.assertEqual([("gap", lie.event_id)], [(one.kind, one.event_id) for one in self.evidence()])
+        self.receive(*self.hub_says("next"))
+        self.assertEqual(["next"], self.north.bodies(self.room_id))
+
+    def test_what_cannot_be_verified_yet(self) -> None:
+        """While keys cannot be had, an event and what follows it wait, and nobody is accused; then they are taken."""
+        self.hub_says("1")
+        self.south.send(self.room_id, self.carol, "2")
+        self.south.deliver_once()
+        self.hub_says("3")
+        first, second, third = self.hub.pdus(self.room_id)[-3:]
+        self.network.keyless.add(self.south.name)
+        failed = self.receive(first, second, third)["failed_pdus"]
+        self.assertEqual({second.event_id, third.event_id}, failed.keys())
+        self.assertEqual({"org.lmatrix.try_later"}, {one["errcode"] for one in failed.values()})
+        self.assertEqual(["1"], self.north.bodies(self.room_id))
+        self.assertEqual([], self.evidence())
+        self.network.keyless.clear()
+        self.assertEqual({"failed_pdus": {}}, self.receive(second, third))
+        self.assertEqual(["1", "2", "3"], self.north.bodies(self.room_id))
+        self.network.keyless.add(self.south.name)
+        self.assertEqual({"failed_pdus": {}}, self.receive(second, third))
+
+    def test_what_was_before_our_log_is_no_gap(self) -> None:
+        """A hub that thinks that we came in earlier sends what was before our log begins: that is neither missing nor
+        appended, however long ago it was.
+        """
+        room_id = self.hub.create_room(self.alice)
+        for number in range(250):
+            result_of(self.hub.send(room_id, self.alice, str(number)))
+        self.north.join(self.bob, room_id, self.hub.name)
+        early = [pdu for pdu in self.hub.pdus(room_id) if pdu.type == "m.room.message"]
+        log = self.north.log(room_id)
+        for some in (early[3:5], early[-2:]):
+            self.assertEqual({"failed_pdus": {}}, self.receive(*some))
+        self.assertEqual(log, self.north.log(room_id))
+        store = self.north.rooms
+        self.assertEqual([], result_of(self.north.database.read(lambda tx: store.evidence(tx, room_id))))
+        self.assertEqual({"failed_pdus": {}}, self.receive(*self.hub.pdus(room_id)[-2:]))
 
     def test_a_fork_is_evidence(self) -> None:
         """A second successor of one event is kept with the first, is never history, and does not stop the room."""

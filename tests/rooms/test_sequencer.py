@@ -33,7 +33,7 @@ class SequencerTests(SynchronousTestCase):
         self.store = SqlRoomStore()
         self.commits: list[Commit] = []
         self.room = Room(ROOM, room_version("I.1"), "hub.example", StateMap(), 0, None, 1)
-        self.sequencer = Sequencer(self.room, self.database, self.store, Metrics(), self.commits.append)
+        self.sequencer = Sequencer(self.room, self.database, self.store, self.clock, Metrics(), self.commits.append)
         created = self.sequencer.submit(
             self.take(
                 LocalEvent("m.room.create", ALICE, {"room_version": "I.1"}, 1, ""),
@@ -96,6 +96,37 @@ class SequencerTests(SynchronousTestCase):
         assert sequenced.pdu is not None
         self.assertEqual((head,), tuple(sequenced.pdu.prev_events))
         self.assertEqual(3, len(self.stored()))
+
+    def test_a_commit_that_took_place_all_the_same(self) -> None:
+        """An error of the disk is no proof: what is there after it counts, for the room, its callers and listeners."""
+        self.database.deny_commits = 1
+        answer = self.sequencer.submit(self.message(1))
+        self.clock.advance(1)
+        [sequenced] = self.successResultOf(answer)
+        self.assertEqual((3, sequenced.event_id), self.stored()[-1])
+        self.assertEqual((3, sequenced.event_id), (self.room.head_position, self.room.head_event_id))
+        self.assertEqual([[sequenced.event_id]], [[one.pdu.event_id for one in c.draft.events] for c in self.commits])
+
+    def test_nothing_is_decided_in_doubt(self) -> None:
+        """While it cannot be seen whether a commit took place, nothing follows; then the next event follows what is
+        there, with or without somebody asking.
+        """
+        self.database.deny_commits = 1
+        self.database.fail_reads = 3
+        uncertain = self.sequencer.submit(self.message(1))
+        self.clock.advance(1)
+        self.failureResultOf(uncertain, StorageFailed)
+        self.failureResultOf(self.sequencer.submit(self.message(2)), StorageFailed)
+        self.assertEqual(2, self.room.head_position)
+        self.clock.pump([1, 1])
+        self.assertEqual(3, self.room.head_position)
+        self.assertEqual(1, len(self.commits))
+        answer = self.sequencer.submit(self.message(3))
+        self.clock.advance(1)
+        [sequenced] = self.successResultOf(answer)
+        self.assertEqual([1, 2, 3, 4], [position for position, _ in self.stored()])
+        assert sequenced.pdu is not None
+        self.assertEqual((self.stored()[2][1],), tuple(sequenced.pdu.prev_events))
 
     def test_a_refused_ticket_fails_alone(self) -> None:
         """What the rules refuse takes no place in the order, and the others of its batch go on."""
@@ -180,7 +211,7 @@ class SequencerTests(SynchronousTestCase):
         def broken(_: Commit) -> None:
             raise ZeroDivisionError
 
-        sequencer = Sequencer(self.room, self.database, self.store, Metrics(), broken)
+        sequencer = Sequencer(self.room, self.database, self.store, self.clock, Metrics(), broken)
         answer = sequencer.submit(self.message(1))
         self.clock.advance(1)
         self.successResultOf(answer)

@@ -42,12 +42,27 @@ class AccountTests(StorageTestCase):
         self.log_in(ALICE, "PHONE", "t4")
         self.assertIsNone(self.owner("t1"))
         self.assertEqual(self.owner("t4"), (ALICE, "PHONE"))
-        self.write(lambda tx: self.accounts.remove_token(tx, "t2"))
-        self.write(lambda tx: self.accounts.remove_token(tx, "t2"))
+        self.write(lambda tx: self.accounts.remove_devices(tx, ALICE, ["DESK", "UNKNOWN"]))
+        self.write(lambda tx: self.accounts.remove_devices(tx, ALICE, ["DESK"]))
         self.assertIsNone(self.owner("t2"))
-        self.write(lambda tx: self.accounts.remove_all_tokens(tx, ALICE))
+        self.write(lambda tx: self.accounts.remove_devices(tx, ALICE, self.accounts.device_ids(tx, ALICE)))
         self.assertIsNone(self.owner("t4"))
         self.assertEqual(self.owner("t3"), (BOB, "PHONE"))
+
+    def test_devices(self) -> None:
+        """A user's devices have the names that the user gives them; nobody has somebody else's."""
+        self.log_in(ALICE, "PHONE", "t1", "Alice's phone")
+        self.log_in(ALICE, "DESK", "t2")
+        self.log_in(BOB, "PAD", "t3")
+        self.assertTrue(self.write(lambda tx: self.accounts.rename_device(tx, ALICE, "DESK", "at home")))
+        self.assertFalse(self.write(lambda tx: self.accounts.rename_device(tx, ALICE, "PAD", "mine")))
+        devices = self.read(lambda tx: self.accounts.devices(tx, ALICE))
+        self.assertEqual(
+            [(device.device_id, device.display_name) for device in devices],
+            [("DESK", "at home"), ("PHONE", "Alice's phone")],
+        )
+        self.assertEqual(self.read(lambda tx: self.accounts.device_ids(tx, BOB)), ["PAD"])
+        self.assertEqual(self.read(lambda tx: self.accounts.device_ids(tx, "@nobody:x")), [])
 
     def test_filters(self) -> None:
         """A filter is found by its owner only, byte for byte; the same filter has the same ID."""

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from lmatrix.errors import NotFound, Overloaded, ShuttingDown, StorageFailed
 from lmatrix.metrics import Metrics
-from lmatrix.storage.database import SqliteDatabase
+from lmatrix.storage.database import HELP_FROM, SqliteDatabase
 from lmatrix.storage.engine import Transaction
 from tests.storage.test_group_commit import names, put
 
@@ -93,6 +93,28 @@ class DatabaseTests(DatabaseTestCase):
         self.assertEqual(self.commits(), 2)
         self.assertEqual(self.stored(), ["a", "b"])
 
+    async def test_patient_works_wait_for_company(self) -> None:
+        """A patient work shares the commit of the next that is not; that one waits for nobody, nor does the order
+        change.
+        """
+        database = await self.started(patience_seconds=WAIT_SECONDS)
+        patient = [database.write(put(name), patient=True) for name in ("a", "b")]
+        self.assertEqual(await database.write(names), ["a", "b"])
+        await gatherResults(patient)
+        self.assertEqual(self.commits(), 1)
+
+    async def test_patience_has_an_end(self) -> None:
+        """A patient work that nobody joins is committed all the same, and the end of the database ends its wait."""
+        database = await self.started(patience_seconds=0.01)
+        await database.write(put("a"), patient=True)
+        self.assertEqual(self.stored(), ["a"])
+        await database.stop()
+        database = await self.started(patience_seconds=1e6)
+        last = database.write(put("b"), patient=True)
+        await database.stop()
+        await last
+        self.assertEqual(self.stored(), ["a", "b"])
+
     async def test_groups_are_bounded(self) -> None:
         """However much is queued, a group has its bound, and the order is kept across groups."""
         database = await self.started()
@@ -117,6 +139,23 @@ class DatabaseTests(DatabaseTestCase):
         leave.set()
         await waiting
         self.assertEqual(await database.read(names), ["a", "b"])
+
+    async def test_readers_help(self) -> None:
+        """While one read takes long, those that pile up behind it are carried out by the other readers."""
+        database = await self.started()
+        entered, leave = Event(), Event()
+        self.addCleanup(leave.set)
+
+        def long(tx: Transaction) -> bool:
+            entered.set()
+            return leave.wait(WAIT_SECONDS)
+
+        slow = database.read(long)
+        self.assertTrue(entered.wait(WAIT_SECONDS))
+        await gatherResults([database.read(names) for _ in range(HELP_FROM)])
+        self.assertFalse(slow.called)
+        leave.set()
+        self.assertTrue(await slow)
 
     async def test_a_reader_cannot_write(self) -> None:
         """A work that was given to ``read`` cannot change anything, and a failing read harms no later one."""

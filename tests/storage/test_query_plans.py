@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lmatrix.devices.device_objects import DeviceObject
+from lmatrix.devices.edus import Receipt
+from lmatrix.devices.interfaces import FetchedList
+from lmatrix.devices.key_uploads import UploadedKey
 from lmatrix.rooms.delivery_store import DestinationState
 from lmatrix.rooms.interfaces import RoomAppend, SpanChange, StoredAnswer
-from lmatrix.rooms.key_store import StoredKey, StoredServerKeys
+from lmatrix.rooms.key_store import StoredKey, StoredResponse, StoredServerKeys
 from lmatrix.storage.engine import Cursor, Row, Transaction
 from tests.storage.logs import ALICE, BOB, ROOM, StorageTestCase, lpdu, member, pdu, placed
 
@@ -54,6 +58,7 @@ class QueryPlanTests(StorageTestCase):
         self.write(lambda tx: self.use_delivery(Recorder(tx, statements)))
         self.write(lambda tx: self.use_timeline(Recorder(tx, statements)))
         self.write(lambda tx: self.use_others(Recorder(tx, statements)))
+        self.write(lambda tx: self.use_devices(Recorder(tx, statements)))
         self.assertGreater(len(statements), 80)
         for sql in sorted(statements):
             plan = self.read(lambda tx, sql=sql: tx.rows(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")))
@@ -165,6 +170,8 @@ class QueryPlanTests(StorageTestCase):
         delivery.put_destination(tx, "s", DestinationState())
         delivery.destination(tx, "s")
         delivery.add_edu(tx, "s", {})
+        delivery.add_edu(tx, "s", {}, "subject")
+        delivery.edus_waiting(tx, "s")
         delivery.remove_edus(tx, [number for number, _ in delivery.edus(tx, "s", 9)])
 
     def use_timeline(self, tx: Any) -> None:
@@ -203,6 +210,8 @@ class QueryPlanTests(StorageTestCase):
         stores.transactions.answer(tx, "o", "e", "t")
         stores.server_keys.put(tx, StoredServerKeys("s", (StoredKey("ed25519:1", "k", 5, None),), 1, b"{}"))
         stores.server_keys.get(tx, "s")
+        stores.server_keys.put_past(tx, "s", [StoredResponse(1, b"{}")])
+        stores.server_keys.responses(tx, "s")
         accounts = stores.accounts
         accounts.create_user(tx, ALICE, "hash", 0)
         accounts.user_exists(tx, ALICE)
@@ -213,5 +222,57 @@ class QueryPlanTests(StorageTestCase):
         accounts.resolve_client_transaction(tx, "$e", "$f")
         accounts.transactions_behind(tx, ALICE, "D", ["$f", "$g"])
         accounts.filter(tx, ALICE, accounts.put_filter(tx, ALICE, b"{}"))
-        accounts.remove_token(tx, "token")
-        accounts.remove_all_tokens(tx, ALICE)
+        accounts.devices(tx, ALICE)
+        accounts.rename_device(tx, ALICE, "D", "name")
+        accounts.remove_devices(tx, ALICE, ["D"])
+
+    def use_devices(self, tx: Any) -> None:
+        stores = self.stores
+        device = DeviceObject(ALICE, "D", b"{}", None)
+        stores.devices.put_object(tx, device)
+        stores.devices.object(tx, ALICE, "D")
+        stores.devices.objects(tx, ALICE)
+        stores.devices.list_changed(tx, ALICE)
+        stores.devices.list_changed_at(tx, ALICE)
+        stores.devices.list_fetched(tx, BOB, FetchedList(1, 2))
+        stores.devices.fetched_list(tx, BOB)
+        stores.devices.changed_lists(tx, ALICE, 0, 99)
+        stores.devices.changed_members(tx, ROOM, 0, 99)
+        stores.devices.changed_members(tx, ROOM, 0, 9999)
+        stores.devices.remove_objects(tx, ALICE, ["D"])
+        once = UploadedKey("a", "1", b'"x"', "d1", 5, False, None)
+        last = UploadedKey("a", "2", b'"y"', "d2", None, True, None)
+        keys = stores.one_time_keys
+        keys.add(tx, ALICE, "D", [once, last])
+        keys.left(tx, ALICE, "D")
+        keys.counts(tx, ALICE, "D", 1)
+        keys.unused_last_resort(tx, ALICE, "D", 1)
+        keys.claim(tx, ALICE, "D", "a", 1)
+        keys.claim(tx, ALICE, "D", "a", 1)
+        keys.claimed(tx, ALICE, "D")
+        keys.claimed_at(tx, ALICE, "D")
+        keys.remove_expired(tx, 9)
+        keys.remove_devices(tx, ALICE, ["D"])
+        messages = stores.to_device
+        messages.put(tx, ALICE, "D", "s", {})
+        messages.waiting(tx, ALICE, "D", "s")
+        messages.page(tx, ALICE, "D", 0, 99, 9)
+        messages.has_up_to(tx, ALICE, "D", 99)
+        messages.acknowledge(tx, ALICE, "D", 99)
+        messages.is_new(tx, "s", "digest", 0)
+        messages.begin_request(tx, ALICE, "D", "r", 0)
+        messages.remove_devices(tx, ALICE, ["D"])
+        receipts = stores.receipts
+        receipts.put(tx, Receipt(ROOM, ALICE, "m.read", pdu(3).event_id, 1))
+        receipts.put(tx, Receipt(ROOM, ALICE, "m.read", pdu(4).event_id, 1))
+        list(receipts.changed_receipts(tx, [ROOM], 0, 99))
+        receipts.put_account_data(tx, ALICE, ROOM, "t", {})
+        receipts.changed_account_data(tx, ALICE, 0, 99)
+        sharing = stores.sharing
+        sharing.is_joined(tx, ROOM, ALICE)
+        sharing.joined_rooms(tx, ALICE)
+        sharing.joined_users(tx, ROOM)
+        sharing.servers_sharing(tx, ALICE)
+        sharing.shares_with_server(tx, ALICE, "s")
+        sharing.shares_with_server(tx, ALICE, "s", 5)
+        sharing.share_a_room(tx, ALICE, BOB)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmatrix.rooms.interfaces import PendingInvite, StoredAnswer
-from lmatrix.rooms.key_store import StoredKey, StoredServerKeys
+from lmatrix.rooms.key_store import StoredKey, StoredResponse, StoredServerKeys
 from lmatrix.storage.transactions import SqlTransactionStore
 from tests.storage.logs import ALICE, BOB, ROOM, VERSION, StorageTestCase, lpdu, pdu
 
@@ -149,3 +149,32 @@ class ServerKeyTests(StorageTestCase):
         self.write(lambda tx: store.put(tx, StoredServerKeys("t", (), 7, b"")))
         found = self.read(lambda tx: store.get(tx, "s"))
         self.assertEqual(found, StoredServerKeys("s", (expired, two, three), 6, b"second"))
+
+    def test_keys_on_a_notarys_word(self) -> None:
+        """Keys of a server that never answered are kept without a response; they leave the response of one that did
+        as it is."""
+        store = self.stores.server_keys
+        told = StoredKey("ed25519:1", "a", 100, None, "notary.example")
+        self.write(lambda tx: store.put(tx, StoredServerKeys("s", (told,), 0, None)))
+        self.assertEqual(self.read(lambda tx: store.get(tx, "s")), StoredServerKeys("s", (told,), 0, None))
+        self.assertEqual(self.read(lambda tx: store.responses(tx, "s")), [])
+        known = StoredKey("ed25519:1", "a", 200, None)
+        self.write(lambda tx: store.put(tx, StoredServerKeys("s", (known,), 5, b"own")))
+        other = StoredKey("ed25519:2", "b", 0, 9, "notary.example")
+        self.write(lambda tx: store.put(tx, StoredServerKeys("s", (known, other), 0, None)))
+        found = self.read(lambda tx: store.get(tx, "s"))
+        self.assertEqual(found, StoredServerKeys("s", (known, other), 5, b"own"))
+
+    def test_past_responses(self) -> None:
+        """The last response comes first, then the past ones in their order; these are replaced all at once, and each
+        server has its own."""
+        store = self.stores.server_keys
+        past = [StoredResponse(3, b"three"), StoredResponse(9, b"nine"), StoredResponse(1, b"one")]
+        self.write(lambda tx: store.put_past(tx, "s", past))
+        self.assertEqual(self.read(lambda tx: store.responses(tx, "s")), past)
+        self.write(lambda tx: store.put(tx, StoredServerKeys("s", (), 5, b"last")))
+        self.write(lambda tx: store.put_past(tx, "t", past[:1]))
+        self.assertEqual(self.read(lambda tx: store.responses(tx, "s")), [StoredResponse(5, b"last"), *past])
+        self.write(lambda tx: store.put_past(tx, "s", past[2:]))
+        self.assertEqual(self.read(lambda tx: store.responses(tx, "s")), [StoredResponse(5, b"last"), past[2]])
+        self.assertEqual(self.read(lambda tx: store.responses(tx, "t")), past[:1])

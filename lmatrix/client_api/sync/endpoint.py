@@ -7,18 +7,22 @@ allows.
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from lmatrix import canonical_json
 from lmatrix.client_api.auth import Requester
 from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import invalid_param
-from lmatrix.client_api.fields import query_flag
+from lmatrix.client_api.fields import query_flag, query_int
 from lmatrix.client_api.filters import SyncFilter, parse_sync_filter
 from lmatrix.client_api.interfaces import AccountStore
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.sync.reader import SyncAnswer, SyncQuestion, SyncReader
 from lmatrix.client_api.tokens import parse_since
+from lmatrix.devices.interfaces import ToDeviceStore
+from lmatrix.devices.typing_notices import TypingNotices
 from lmatrix.http.messages import JsonRequest
 from lmatrix.rooms.interfaces import Database
 
@@ -32,21 +36,29 @@ class Sync:
         database: where to look.
         reader: makes the answer.
         accounts: for filters that were stored.
+        messages: messages to devices, to forget what has arrived.
+        typing: who is typing.
         notifier: says when to look again.
         clock: for the time-out.
     """
+
+    log = Logger()
 
     def __init__(
         self,
         database: Database,
         reader: SyncReader,
         accounts: AccountStore,
+        messages: ToDeviceStore,
+        typing: TypingNotices,
         notifier: Notifier,
         clock: IReactorTime,
     ) -> None:
         self._database = database
         self._reader = reader
         self._accounts = accounts
+        self._messages = messages
+        self._typing = typing
         self._notifier = notifier
         self._clock = clock
 
@@ -57,10 +69,10 @@ class Sync:
     async def _sync(self, request: JsonRequest, requester: Requester) -> Answer:
         since = request.query_one("since")
         full_state = query_flag(request, "full_state")
-        timeout_ms = request.query_int("timeout", 0, minimum=0, maximum=MAX_TIMEOUT_MS)
+        timeout_ms = query_int(request, "timeout", 0, minimum=0, maximum=MAX_TIMEOUT_MS)
         question = SyncQuestion(
             requester=requester,
-            since=parse_since(since).stream if since else None,
+            since=parse_since(since) if since else None,
             wanted=await self._filter(request.query_one("filter"), requester),
             full_state=full_state,
             now_ms=int(self._clock.seconds() * 1000),
@@ -72,6 +84,7 @@ class Sync:
     async def _wait(self, question: SyncQuestion, deadline: float) -> Answer:
         with self._notifier.listen(question.requester.user_id) as listener:
             while True:
+                listener.looks()
                 answer = await self._look(question)
                 if answer.has_news:
                     return answer.body
@@ -80,7 +93,18 @@ class Sync:
                     return answer.body
 
     async def _look(self, question: SyncQuestion) -> SyncAnswer:
-        return await self._database.read(lambda tx: self._reader.read(tx, question))
+        current = attrs.evolve(question, typing=self._typing.snapshot())
+        answer = await self._database.read(lambda tx: self._reader.read(tx, current))
+        if answer.acknowledged is not None:
+            self._forget_messages(question.requester, answer.acknowledged)
+        return answer
+
+    def _forget_messages(self, requester: Requester, up_to: int) -> None:
+        """The device has them. Nobody waits for that: it only tidies up, and is done with the next sync otherwise."""
+        device = (requester.user_id, requester.device_id)
+        self._database.write(lambda tx: self._messages.acknowledge(tx, *device, up_to)).addErrback(
+            lambda failure: self.log.failure("messages that a device has could not be removed", failure=failure)
+        )
 
     async def _filter(self, given: str | None, requester: Requester) -> SyncFilter:
         """A filter: written out in JSON, or by the ID under which it was stored."""

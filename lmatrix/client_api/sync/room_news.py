@@ -52,6 +52,19 @@ class Span:
 
 
 @attrs.frozen(slots=True)
+class RoomBeside:
+    """What there is to tell of a room beside its log, as events in the client's form.
+
+    Attributes:
+        ephemeral: who is typing, who has read what.
+        account_data: what the user noted.
+    """
+
+    ephemeral: Sequence[JsonObject] = ()
+    account_data: Sequence[JsonObject] = ()
+
+
+@attrs.frozen(slots=True)
 class _Stay:
     """How the user stands to the room over a span.
 
@@ -101,20 +114,26 @@ class RoomNews:
         self._span = span
         self._wanted = wanted
 
-    def joined(self, room: UserRoom) -> JsonObject | None:
-        """The entry of a room that the user is in; ``None`` when it has nothing to tell."""
+    def joined(self, room: UserRoom, beside: RoomBeside | None) -> JsonObject | None:
+        """The entry of a room that the user is in; ``None`` when it has nothing to tell.
+
+        Args:
+            beside: what there is to tell beside the log.
+        """
         top = self._timeline.position_at(self._tx, room.room_id, self._span.up_to)
         stay = self._stay(room, top)
         window = self._window(room.room_id, stay)
         whole = self._span.full_state or not stay.continuous
         state = self._state(room.room_id, stay, window, whole=whole)
         limited = self._is_limited(stay, window)
-        if not (window.events or state or limited or whole):
+        if not (window.events or state or limited or whole or beside):
             return None
+        beside = beside or RoomBeside()
         entry = self._entry(window, state, stay, limited=limited)
         entry["summary"] = {}
         entry["unread_notifications"] = {"highlight_count": 0, "notification_count": 0}
-        entry["ephemeral"] = {"events": []}
+        entry["ephemeral"] = {"events": list(beside.ephemeral)}
+        entry["account_data"] = {"events": list(beside.account_data)}
         if whole or any(event.type == MEMBER for event in (*window.events, *state)):
             entry["summary"] = self._summary(room.room_id, top)
         return entry

@@ -51,9 +51,17 @@ SEND_JOIN: Final = EndpointPath("send_join", "POST", "/_matrix/federation/v3/sen
 SEND_LEAVE: Final = EndpointPath("send_leave", "POST", "/_matrix/federation/v3/send_leave/{txnId}")
 SEND_KNOCK: Final = EndpointPath("send_knock", "POST", "/_matrix/federation/v3/send_knock/{txnId}")
 
+DEVICE: Final = EndpointPath("device", "GET", "/_matrix/federation/v1/user/{userId}/device/{deviceId}")
+CLAIM_KEYS: Final = EndpointPath("claim_keys", "POST", "/_matrix/federation/v1/user/keys/claim")
+DEVICES: Final = EndpointPath("devices", "GET", "/_matrix/federation/v1/user/devices/{userId}")
+"""The last one is Matrix's, and has one form only."""
+
 HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
 HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")
 """These two are ours, and have one form only."""
 
 SERVER_KEYS: Final = "/_matrix/key/v2/server"
 """Where a server publishes its signing keys; it has no twin."""
+
+KEY_QUERY: Final = "/_matrix/key/v2/query"
+"""Where a notary is asked about other servers' keys, about many at once or (one segment more) about one; no twins."""

@@ -11,10 +11,11 @@ from typing import Protocol
 
 from lmatrix.federation.resources import paths
 from lmatrix.federation.resources.admission import Admission
+from lmatrix.federation.resources.devices import DevicesResource, HandsKeysOut, KnowsDevices
 from lmatrix.federation.resources.events import EventsResource, ReadsHistory
 from lmatrix.federation.resources.hub_transfer import GivesRooms, HubTransferResource, TakesOffers
 from lmatrix.federation.resources.invite import InviteResource, TakesInvites
-from lmatrix.federation.resources.keys import KeysResource, PublishesKeys
+from lmatrix.federation.resources.keys import AnswersKeyQueries, KeysResource, PublishesKeys
 from lmatrix.federation.resources.membership import MembershipResource, ShakesHands
 from lmatrix.federation.resources.paths import EndpointPath
 from lmatrix.federation.resources.send import Receives, SendResource
@@ -28,6 +29,12 @@ MAX_INVITE_BODY = 1024 * 1024
 
 MAX_EVENT_BODY = 128 * 1024
 """Bytes: one event that need not be canonical JSON yet."""
+
+MAX_KEY_QUERY_BODY = 64 * 1024
+"""Bytes: a hundred servers, with some keys of each."""
+
+MAX_CLAIM_BODY = 256 * 1024
+"""Bytes: a thousand devices whose keys are claimed."""
 
 MAX_BARE_BODY = 1024
 """Bytes of a body where none is asked for."""
@@ -44,6 +51,8 @@ def federation_table(
     history: ReadsHistory,
     candidacy: TakesOffers,
     transfer: GivesRooms,
+    directory: KnowsDevices,
+    claims: HandsKeysOut,
     *,
     max_send_body: int = MAX_SEND_BODY,
 ) -> RouteTable:
@@ -52,10 +61,12 @@ def federation_table(
     Args:
         admission: the door.
         receiver, handshakes, history, candidacy, transfer: the rooms.
+        directory, claims: local users' devices and their keys.
         max_send_body: bytes of a transaction.
     """
     membership = MembershipResource(admission, handshakes)
     events = EventsResource(admission, history)
+    devices = DevicesResource(admission, directory, claims)
     handlers: Sequence[tuple[EndpointPath, Handler, int]] = (
         (paths.SEND, SendResource(admission, receiver).put, max_send_body),
         (paths.INVITE, InviteResource(admission, handshakes).post, MAX_INVITE_BODY),
@@ -69,23 +80,37 @@ def federation_table(
         (paths.STATE, events.state, MAX_BARE_BODY),
         (paths.STATE_IDS, events.state_ids, MAX_BARE_BODY),
         (paths.BACKFILL, events.backfill, MAX_BARE_BODY),
+        (paths.DEVICE, devices.device, MAX_BARE_BODY),
+        (paths.CLAIM_KEYS, devices.claim, MAX_CLAIM_BODY),
     )
     hubs = HubTransferResource(admission, candidacy, transfer)
-    ours = tuple(
+    single = tuple(
         Route(endpoint.method, endpoint.stable, handler, endpoint.name, MAX_BARE_BODY)
-        for endpoint, handler in ((paths.HUB_OFFER, hubs.offer), (paths.HUB_REQUEST, hubs.request))
+        for endpoint, handler in (
+            (paths.DEVICES, devices.devices),
+            (paths.HUB_OFFER, hubs.offer),
+            (paths.HUB_REQUEST, hubs.request),
+        )
     )
-    return RouteTable("federation", tuple(route for entry in handlers for route in _twins(*entry)) + ours)
+    return RouteTable("federation", tuple(route for entry in handlers for route in _twins(*entry)) + single)
 
 
-def key_table(own_keys: PublishesKeys) -> RouteTable:
+def key_table(own_keys: PublishesKeys, notary: AnswersKeyQueries) -> RouteTable:
     """Everything under ``/_matrix/key``.
 
     Args:
         own_keys: our keys, signed.
+        notary: knows other servers' keys.
     """
-    route = Route("GET", paths.SERVER_KEYS, KeysResource(own_keys).server, "server_keys", MAX_BARE_BODY)
-    return RouteTable("key", (route,))
+    keys = KeysResource(own_keys, notary)
+    return RouteTable(
+        "key",
+        (
+            Route("GET", paths.SERVER_KEYS, keys.server, "server_keys", MAX_BARE_BODY),
+            Route("GET", f"{paths.KEY_QUERY}/{{serverName}}", keys.query_one, "query_keys", MAX_BARE_BODY),
+            Route("POST", paths.KEY_QUERY, keys.query_many, "query_keys", MAX_KEY_QUERY_BODY),
+        ),
+    )
 
 
 def _twins(endpoint: EndpointPath, handler: Handler, max_body: int) -> Iterator[Route]:

@@ -6,7 +6,7 @@ the tests of the authentication itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -93,6 +93,18 @@ class NotingRooms:
         self._note("backfill", origin, room_id, event_id, limit)
         return b'{"pdus":[]}'
 
+    async def local_device(self, user_id: str, device_id: str) -> bytes:
+        self._note("local_device", user_id, device_id)
+        return b'{"device_id":"BOBS"}'
+
+    async def local_devices(self, user_id: str) -> tuple[int, Mapping[str, bytes]]:
+        self._note("local_devices", user_id)
+        return 7, {"BOBS": b'{"device_id":"BOBS"}'}
+
+    async def hand_out(self, wanted: Mapping[str, Mapping[str, str]]) -> JsonObject:
+        self._note("hand_out", wanted)
+        return {}
+
     async def offered(self, origin: str, offer: JsonObject) -> Lpdu:
         self._note("offered", origin, offer)
         return build_lpdu(
@@ -134,7 +146,9 @@ class ApiTestCase(SynchronousTestCase):
     def build(self, *, authenticator: Authenticates | None = None, limiter: RateLimiter | None = None) -> None:
         """The API anew."""
         admission = Admission(authenticator or self.authenticator, limiter)
-        table = federation_table(admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms)
+        table = federation_table(
+            admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms
+        )
         self.site = site_for(*table.routes, *key_table(self.rooms, self.rooms).routes, clock=self.clock)
 
     def ask(

@@ -1,0 +1,178 @@
+"""What lies between the events that a participant holds and one that its hub sent (PROTOCOL notes "Order").
+
+Owns: asking for it, and telling the two cases apart. Mostly something is missing: it is fetched, from the newest back
+to our head. But the event may also lie *before* our log: a hub that let us in and was not heard owes us the room from
+then on, while our log begins where we came in at last. Such an event is history, and no fault of anybody's.
+
+Neither case can be told by looking at the event; so both ways are walked a page at a time, one beside the other: from
+the event back, to see whether our head is on the way, and from the beginning of our log back, to see whether the event
+is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from twisted.logger import Logger
+
+from lmatrix.errors import EventDropped, PeerError, PeerRefused, UnknownKey
+from lmatrix.events.forms import Pdu
+from lmatrix.rooms.checks import EventChecker
+from lmatrix.rooms.following import leading_to
+from lmatrix.rooms.interfaces import Database, Peers, RoomStore
+from lmatrix.rooms.registry import LoadedRoom
+from lmatrix.rooms.room import Room
+
+BACKFILL_PAGE = 100
+MAX_MISSING = 10_000
+"""Events that one gap may lack: they are held in memory until the gap is closed."""
+
+
+@attrs.frozen(slots=True)
+class Closing:
+    """What could be found out about a gap.
+
+    Attributes:
+        missing: verified events that lead up to the one that was to be reached, itself included, oldest first, as far
+            as they could be had; they follow our head if there were enough of them.
+        earlier: event IDs that turned out to lie before our log.
+        answered: whether whoever was asked gave us all that could be asked for: what is missing then is being kept
+            from us.
+    """
+
+    missing: Sequence[Pdu]
+    earlier: frozenset[str]
+    answered: bool
+
+
+class GapCloser:
+    """Closes gaps.
+
+    Args:
+        checker: verifies what comes.
+        database, store: the log.
+        peers: who is asked.
+    """
+
+    def __init__(self, checker: EventChecker, database: Database, store: RoomStore, peers: Peers) -> None:
+        self._checker = checker
+        self._database = database
+        self._store = store
+        self._peers = peers
+
+    async def close(self, loaded: LoadedRoom, last: str, source: str) -> Closing:
+        """Find what is missing up to and including an event.
+
+        Args:
+            last: its event ID.
+            source: the server to ask.
+
+        Raises:
+            StorageFailed: our log could not be read.
+        """
+        room = loaded.room
+        back = _WayBack(self._checker, self._peers, room, source, last)
+        down = await self._way_down(room, source)
+        while not back.arrived and (back.goes_on or down is not None):
+            if back.goes_on:
+                await back.page()
+            if down is None or back.arrived:
+                continue
+            await down.page(last)
+            if last in down.passed:
+                return Closing((), frozenset(down.passed), answered=True)
+            if not down.goes_on:
+                down = None
+        return Closing(back.line(), frozenset(), back.answered)
+
+    async def _way_down(self, room: Room, source: str) -> _WayDown | None:
+        room_id, head = room.room_id, room.head_position
+        oldest = await self._database.read(lambda tx: self._store.oldest_before(tx, room_id, head))
+        prev_events = () if oldest is None else Pdu.from_canonical(oldest.canonical, room.version).prev_events
+        return _WayDown(self._checker, self._peers, room, source, prev_events[0]) if prev_events else None
+
+
+class _WayBack:
+    """From an event back to our head."""
+
+    log = Logger()
+
+    def __init__(self, checker: EventChecker, peers: Peers, room: Room, source: str, last: str) -> None:
+        self.arrived = False
+        self.goes_on = True
+        self.answered = True
+        self._checker = checker
+        self._peers = peers
+        self._room = room
+        self._source = source
+        self._last = last
+        self._wanted = last
+        self._found: dict[str, Pdu] = {}
+
+    def line(self) -> list[Pdu]:
+        """What was found, oldest first."""
+        return leading_to(self._last, self._found, stop_at=self._room.head_event_id)
+
+    async def page(self) -> None:
+        """Go a page further."""
+        room = self._room
+        try:
+            raws = await self._peers.backfill(self._source, room.version, room.room_id, self._wanted, BACKFILL_PAGE)
+        except PeerError as error:
+            self.log.warn(
+                "{room_id}: events up to {event_id} are missing and could not be fetched: {error}",
+                room_id=room.room_id,
+                event_id=self._last,
+                error=error,
+            )
+            self.goes_on = False
+            # That there is no such event is an answer, and a lie of whoever has just named it as a predecessor.
+            self.answered = self.answered and isinstance(error, PeerRefused) and error.status == 404
+            return
+        parsed = [pdu for pdu in self._checker.parse_pdus(raws, room.version) if pdu.room_id == room.room_id]
+        fresh = 0
+        for checked in await self._checker.check([pdu for pdu in parsed if pdu.event_id not in self._found]):
+            if isinstance(checked.event, UnknownKey):
+                self.answered = False
+            elif not isinstance(checked.event, EventDropped):
+                self._found[checked.event.event_id] = checked.event
+                fresh += 1
+        line = self.line()
+        before = line[0].prev_events if line else ()
+        self.arrived = room.head_event_id in before
+        self.goes_on = bool(fresh and before) and before[0] != self._wanted and len(self._found) < MAX_MISSING
+        if self.goes_on:
+            self._wanted = before[0]
+
+
+class _WayDown:
+    """From the beginning of our log further back. Each event names the next by its hash: nothing need be verified."""
+
+    def __init__(self, checker: EventChecker, peers: Peers, room: Room, source: str, first: str) -> None:
+        self.passed: set[str] = set()
+        self.goes_on = True
+        self._checker = checker
+        self._peers = peers
+        self._room = room
+        self._source = source
+        self._wanted = first
+
+    async def page(self, until: str) -> None:
+        """Go a page further, or as far as an event."""
+        room = self._room
+        try:
+            raws = await self._peers.backfill(self._source, room.version, room.room_id, self._wanted, BACKFILL_PAGE)
+        except PeerError:
+            # What was before we came may not be ours to see. Then this way leads nowhere.
+            self.goes_on = False
+            return
+        found = {pdu.event_id: pdu for pdu in self._checker.parse_pdus(raws, room.version)}
+        self.goes_on = self._wanted in found
+        while self._wanted in found and until not in self.passed:
+            self.passed.add(self._wanted)
+            prev_events = found[self._wanted].prev_events
+            if not prev_events or len(self.passed) >= MAX_MISSING:
+                self.goes_on = False
+                return
+            self._wanted = prev_events[0]
