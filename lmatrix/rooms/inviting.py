@@ -81,6 +81,8 @@ class Inviter:
         target = source.state_key or ""
         server = server_of(target)
         if server == self._identity.server_name:
+            # Who may not invite does not learn who exists.
+            self._made(RoomDraft(loaded.room), source)
             await self._invitations.check_user(target)
         elif loaded.room.joined_per_server[server] == 0:
             offered = await self._offer(loaded.room, source, server)
@@ -111,12 +113,14 @@ class Inviter:
             return take_lpdu(draft, source, self._identity)
         return take_local(draft, source, self._identity)
 
-    async def _offer(self, room: Room, source: Lpdu | LocalEvent, server: str) -> Pdu:
-        draft = RoomDraft(room)
+    def _made(self, draft: RoomDraft, source: Lpdu | LocalEvent) -> Pdu:
+        """The invite on the head of now, authorised, but not appended."""
         if isinstance(source, Lpdu):
-            pdu = complete(draft, source, self._identity)
-        else:
-            pdu = make_local(draft, source, self._identity)
+            return complete(draft, source, self._identity)
+        return make_local(draft, source, self._identity)
+
+    async def _offer(self, room: Room, source: Lpdu | LocalEvent, server: str) -> Pdu:
+        pdu = self._made(RoomDraft(room), source)
         answer = await self._peers.invite(server, room.version, dict(pdu.fields), stripped(room.state))
         return await self._with_target_signature(pdu, answer, server)
 

@@ -67,7 +67,7 @@ class MessagesTests(ClientTestCase):
         self.refused(self.alice, "messages", 400, "M_INVALID_PARAM")
         self.refused(self.alice, "messages", 400, "M_INVALID_PARAM", dir="x")
         self.refused(self.alice, "messages", 400, "M_INVALID_PARAM", dir="b", **{"from": "t1-2_3"})
-        self.refused(self.alice, "messages", 400, "M_BAD_JSON", dir="b", limit="many")
+        self.refused(self.alice, "messages", 400, "M_INVALID_PARAM", dir="b", limit="many")
         self.refused(self.alice, "messages", 400, "M_NOT_JSON", dir="b", filter="{")
         self.refused(self.alice, "messages", 400, "M_BAD_JSON", dir="b", filter='{"types": "x"}')
 
