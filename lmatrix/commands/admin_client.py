@@ -101,7 +101,8 @@ class AdminClient:
             query = {"from": answer["next_batch"]}
 
     def _request(self, method: str, target: str, body: bytes | None, seconds: float) -> JsonObject:
-        place = f"{'https' if self._listener.tls else 'http'}://{self._host}:{self._listener.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        place = f"{'https' if self._listener.tls else 'http'}://{host}:{self._listener.port}"
         connection = self._connection(seconds)
         try:
             connection.connect()
@@ -121,14 +122,13 @@ class AdminClient:
         return _judged(status, data, place)
 
     def _connection(self, seconds: float) -> http.client.HTTPConnection:
-        host = f"[{self._host}]" if ":" in self._host else self._host
         if self._listener.tls is None:
-            return http.client.HTTPConnection(host, self._listener.port, timeout=seconds)
+            return http.client.HTTPConnection(self._host, self._listener.port, timeout=seconds)
         context = ssl.create_default_context()
         # The certificate itself is compared, which says more than its names and issuer.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        return http.client.HTTPSConnection(host, self._listener.port, timeout=seconds, context=context)
+        return http.client.HTTPSConnection(self._host, self._listener.port, timeout=seconds, context=context)
 
     def _check_certificate(self, connection: http.client.HTTPConnection) -> None:
         files = self._listener.tls

@@ -80,15 +80,27 @@ class TypingNotices:
         delivery: tells them.
         waker: wakes local clients.
         clock: for the time-outs.
+        max_in_room, max_overall: see the constants of this module.
     """
 
     log = Logger()
 
-    def __init__(self, rooms: RoomServers, delivery: EduDelivery, waker: SyncWaker, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        rooms: RoomServers,
+        delivery: EduDelivery,
+        waker: SyncWaker,
+        clock: IReactorTime,
+        *,
+        max_in_room: int = MAX_IN_ROOM,
+        max_overall: int = MAX_OVERALL,
+    ) -> None:
         self._room_servers = rooms
         self._delivery = delivery
         self._waker = waker
         self._clock = clock
+        self._max_in_room = max_in_room
+        self._max_overall = max_overall
         self._serial = self._floor = int(clock.seconds() * 1000)
         self._rooms: dict[str, _Room] = {}
         self._count = 0
@@ -146,7 +158,7 @@ class TypingNotices:
             typist.alarm.reset(timeout_s)
             return typist
         room = self._rooms.get(room_id)
-        if self._count >= MAX_OVERALL or (room is not None and len(room.typists) >= MAX_IN_ROOM):
+        if self._count >= self._max_overall or (room is not None and len(room.typists) >= self._max_in_room):
             return None
         room = self._changed(room_id)
         # A server tells of its own users only: the others' tell themselves.

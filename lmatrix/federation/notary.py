@@ -1,14 +1,14 @@
 """This server as a notary: what it shows of other servers' keys to whoever asks.
 
-Owns: :class:`Notary` and the criteria that it is asked with, :class:`KeyQuery`. Which of a server's responses meet them
-is decided in :mod:`lmatrix.federation.notary_choice`.
+Owns: :class:`Notary`. Which of a server's responses meet a query, and when that server is asked for a new one, decides
+:mod:`lmatrix.federation.notary_choice`.
 
 Every object in an answer is a response of the server itself, as it was signed, with a signature by each of our own keys
 added. (It may contain anything that its server likes; the signature means nothing elsewhere, because nothing else that
 this server signs has both a ``server_name`` and ``verify_keys``.) A response is shown for half of its lifetime before
 its server is asked again. When that fails, the last response is shown.
 
-Anybody may ask, as often as they like, so that nobody may make us work for it:
+Anybody may ask, as often as they like. What that can cost us is bounded:
 
 * a query is about a bounded number of servers, and its answer has a bounded length;
 * a server is not asked for its keys by several queries at once, nor again within a pause, whatever the query wants;

@@ -5,13 +5,14 @@ to our head. But the event may also lie *before* our log: a hub that let us in a
 then on, while our log begins where we came in at last. Such an event is history, and no fault of anybody's.
 
 Neither case can be told by looking at the event; so both ways are walked a page at a time, one beside the other: from
-the event back, to see whether our head is on the way, and from the beginning of our log back, to see whether the event
-is.
+the event back, to see whether our log is on the way, and from the beginning of our log back, to see whether the event
+is. Our log may go on meanwhile, and even reach the event by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 
 import attrs
 from twisted.logger import Logger
@@ -35,7 +36,7 @@ class Closing:
 
     Attributes:
         missing: verified events that lead up to the one that was to be reached, itself included, oldest first, as far
-            as they could be had; they follow our head if there were enough of them.
+            as they could be had, and without those that we have; they follow our log if there were enough of them.
         earlier: event IDs that turned out to lie before our log.
         answered: whether whoever was asked gave us all that could be asked for: what is missing then is being kept
             from us.
@@ -72,7 +73,7 @@ class GapCloser:
             StorageFailed: our log could not be read.
         """
         room = loaded.room
-        back = _WayBack(self._checker, self._peers, room, source, last)
+        back = _WayBack(self._checker, self._peers, room, source, last, self._held)
         down = await self._way_down(room, source)
         while not back.arrived and (back.goes_on or down is not None):
             if back.goes_on:
@@ -84,7 +85,16 @@ class GapCloser:
                 return Closing((), frozenset(down.passed), answered=True)
             if not down.goes_on:
                 down = None
-        return Closing(back.line(), frozenset(), back.answered)
+        return Closing(back.line, frozenset(), back.answered)
+
+    async def _held(self, room: Room, event_ids: Sequence[str]) -> set[str]:
+        """Which of the events came in since we came in. What is from an earlier stay lies before a hole."""
+        events = await self._database.read(lambda tx: self._store.events(tx, event_ids))
+        return {
+            event_id
+            for event_id, event in events.items()
+            if event.position >= room.first_position and event.room_id == room.room_id
+        }
 
     async def _way_down(self, room: Room, source: str) -> _WayDown | None:
         room_id, head = room.room_id, room.head_position
@@ -94,11 +104,27 @@ class GapCloser:
 
 
 class _WayBack:
-    """From an event back to our head."""
+    """From an event back to our log.
+
+    Attributes:
+        line: what was found and is not in our log, oldest first.
+        arrived: whether it follows our log.
+        goes_on: whether asking for more makes sense.
+        answered: see :class:`Closing`.
+    """
 
     log = Logger()
 
-    def __init__(self, checker: EventChecker, peers: Peers, room: Room, source: str, last: str) -> None:
+    def __init__(
+        self,
+        checker: EventChecker,
+        peers: Peers,
+        room: Room,
+        source: str,
+        last: str,
+        held: Callable[[Room, Sequence[str]], Awaitable[set[str]]],
+    ) -> None:
+        self.line: Sequence[Pdu] = ()
         self.arrived = False
         self.goes_on = True
         self.answered = True
@@ -109,10 +135,7 @@ class _WayBack:
         self._last = last
         self._wanted = last
         self._found: dict[str, Pdu] = {}
-
-    def line(self) -> list[Pdu]:
-        """What was found, oldest first."""
-        return leading_to(self._last, self._found, stop_at=self._room.head_event_id)
+        self._held = held
 
     async def page(self) -> None:
         """Go a page further."""
@@ -138,9 +161,11 @@ class _WayBack:
             elif not isinstance(checked.event, EventDropped):
                 self._found[checked.event.event_id] = checked.event
                 fresh += 1
-        line = self.line()
+        line = leading_to(self._last, self._found, stop_at=None)
         before = line[0].prev_events if line else ()
-        self.arrived = room.head_event_id in before
+        held = await self._held(room, [*before, *(pdu.event_id for pdu in line)])
+        self.arrived = bool(held)
+        self.line = list(takewhile(lambda pdu: pdu.event_id not in held, line[::-1]))[::-1]
         self.goes_on = bool(fresh and before) and before[0] != self._wanted and len(self._found) < MAX_MISSING
         if self.goes_on:
             self._wanted = before[0]

@@ -126,20 +126,29 @@ class Participant:
             earlier: event IDs known to lie before our log; ``None`` while it is not known whether gaps can be closed.
         """
         pdus = [*missing, *received]
-        held = (await self._held(loaded, pdus)).union(earlier or ())
         first = len(missing)
+        while True:
+            head = loaded.room.head_event_id
+            held = (await self._held(loaded, pdus)).union(earlier or ())
 
-        def decide(draft: RoomDraft) -> list[Followed]:
-            return follow(draft, pdus, held, fill_gaps=earlier is None)
+            def decide(
+                draft: RoomDraft, head: str | None = head, held: Collection[str] = held
+            ) -> list[Followed] | None:
+                if draft.head_event_id != head:
+                    return None  # what is held has become more since that was looked up
+                return follow(draft, pdus, held, fill_gaps=earlier is None)
 
-        def settle(tx: Any, fates: list[Followed]) -> None:
-            self._outbox.settle_echoes(tx, [one.pdu for one in fates if one.fate is not Fate.GAP])
-            final = earlier is not None or all(one.fate is not Fate.GAP for one in fates)
-            if beside is not None and final:
-                beside(tx, [*fates[first:], *waiting])
+            def settle(tx: Any, fates: list[Followed] | None) -> None:
+                if fates is None:
+                    return
+                self._outbox.settle_echoes(tx, [one.pdu for one in fates if one.fate is not Fate.GAP])
+                final = earlier is not None or all(one.fate is not Fate.GAP for one in fates)
+                if beside is not None and final:
+                    beside(tx, [*fates[first:], *waiting])
 
-        fates = await loaded.sequencer.submit(decide, events=len(pdus), beside=settle)
-        return [*fates[first:], *waiting]
+            fates = await loaded.sequencer.submit(decide, events=len(pdus), beside=settle)
+            if fates is not None:
+                return [*fates[first:], *waiting]
 
     async def _held(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> set[str]:
         """Which of the events and their predecessors the log holds; nothing needs looking up when they simply
@@ -157,17 +166,24 @@ class Participant:
         return {event_id for event_id, event in events.items() if event.position > 0}
 
     async def catch_up(self, loaded: LoadedRoom, event_id: str, source: str) -> bool:
-        """Fetch what is missing up to and including an event; whether the log then reaches it.
+        """Fetch what is missing up to and including an event; whether the log then has it. It may go on beyond it:
+        events come in meanwhile.
 
         Raises:
             StorageFailed, Overloaded: trying again later makes sense.
         """
-        if loaded.room.head_event_id != event_id:
+        if not await self._has(loaded, event_id):
             closing = await self._gaps.close(loaded, event_id, source)
             for one in await self._append(loaded, (), closing.missing, (), None, closing.earlier):
                 if one.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
                     await self._report(loaded, one)
-        return loaded.room.head_event_id == event_id
+        return await self._has(loaded, event_id)
+
+    async def _has(self, loaded: LoadedRoom, event_id: str) -> bool:
+        if loaded.room.head_event_id == event_id:
+            return True
+        event = await self._database.read(lambda tx: self._store.event(tx, event_id))
+        return event is not None and event.room_id == loaded.room.room_id and event.position > 0
 
     async def _report(self, loaded: LoadedRoom, one: Followed) -> None:
         if one.fate in (Fate.APPENDED, Fate.HELD, Fate.UNVERIFIED):

@@ -43,8 +43,8 @@ READERS = 3
 """Threads that read. The interpreter runs one thread at a time, and passing its turn to another costs more than a short
 read does: all but the first only help out."""
 
-HELP_FROM = 4
-"""Reads under way or waiting from which on the other readers help."""
+HELP_AFTER_SECONDS = 0.02
+"""How long a read may take before the other readers take those that wait behind it."""
 
 RETRY_AFTER_MS = 1_000
 
@@ -69,6 +69,7 @@ class SqliteDatabase:
         readers: number of reader threads.
         max_waiting: how many works may wait, for writing and for reading each.
         patience_seconds: how long a patient work waits for another to share its commit with.
+        help_after_seconds: how long a read may take before the other readers take those that wait behind it.
     """
 
     log = Logger()
@@ -82,6 +83,7 @@ class SqliteDatabase:
         readers: int = READERS,
         max_waiting: int = MAX_WAITING,
         patience_seconds: float = PATIENCE_SECONDS,
+        help_after_seconds: float = HELP_AFTER_SECONDS,
     ) -> None:
         self._engine: Engine = SqliteEngine(path)
         self._path = path
@@ -92,6 +94,7 @@ class SqliteDatabase:
         self._reader_count = readers
         self._calls_for_help: SimpleQueue[bool] = SimpleQueue()
         self._patience_seconds = patience_seconds
+        self._help_after_seconds = help_after_seconds
         self._threads: list[tuple[Thread, Deferred[None]]] = []
         self._state = "new"
 
@@ -134,7 +137,8 @@ class SqliteDatabase:
     def read(self, work: Callable[[Transaction], T]) -> Deferred[T]:
         """See :class:`~lmatrix.rooms.interfaces.Database`. Fails as :meth:`write` does."""
         answer = self._submit(self._reading, work)
-        if self._reading.waiting >= HELP_FROM:
+        lane = self._reading
+        if lane.waiting > 1 and self._reactor.seconds() - lane.moved >= self._help_after_seconds:
             self._calls_for_help.put(True)
         return answer
 
@@ -144,7 +148,7 @@ class SqliteDatabase:
         if lane.waiting >= lane.max_waiting:
             return fail(Overloaded(RETRY_AFTER_MS, "The database has too much to do. Try again later."))
         answer: Deferred[T] = Deferred()
-        lane.accepted()
+        lane.accepted(self._reactor.seconds())
         lane.queue.put(_Job(work, answer, patient))
         return answer
 
@@ -267,7 +271,7 @@ class SqliteDatabase:
     # -- In the reactor thread ----------------------------------------------------------------------------------------
 
     def _deliver(self, lane: _Lane, group: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
-        lane.finished(len(group))
+        lane.finished(len(group), self._reactor.seconds())
         for job, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Failed):
                 job.answer.errback(outcome.error)
@@ -282,12 +286,16 @@ class _Lane:
         self.queue: SimpleQueue[_Job | None] = SimpleQueue()
         self.max_waiting = max_waiting
         self.waiting = 0
+        self.moved = 0.0  # when something was finished, or came when nothing was waiting
         self._gauge = metrics.queue_length.labels(queue=name)
 
-    def accepted(self) -> None:
+    def accepted(self, now: float) -> None:
+        if not self.waiting:
+            self.moved = now
         self.waiting += 1
         self._gauge.set(self.waiting)
 
-    def finished(self, count: int) -> None:
+    def finished(self, count: int, now: float) -> None:
+        self.moved = now
         self.waiting -= count
         self._gauge.set(self.waiting)

@@ -13,7 +13,7 @@ import datetime
 import random
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -200,8 +201,8 @@ class EndToEndTestCase(TestCase):
                 server.configure(configure)
         self.servers += servers
         starting = [Deferred.fromCoroutine(server.start()) for server in servers]
-        for succeeded, result in await DeferredList(starting, consumeErrors=True):
-            if not succeeded:
+        for _, result in await DeferredList(starting, consumeErrors=True):
+            if isinstance(result, Failure):
                 result.raiseException()
         return servers
 
@@ -210,6 +211,18 @@ class EndToEndTestCase(TestCase):
         client = ClientUser(server.place.client_url, self.http)
         await client.register(username)
         return client
+
+    def background(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        """Run something beside the test; what still runs when the test ends is cancelled."""
+        running = Deferred.fromCoroutine(work)
+
+        def end() -> None:
+            # Whoever waited for it has heard what became of it; if the test failed before, that is what counts.
+            running.addErrback(lambda _: None)
+            running.cancel()
+
+        self.addCleanup(end)
+        return running
 
     def signing_server(self, *, tls: bool = True, key_version: str = "raw") -> SigningServer:
         """A server that is not lmatrix, listening."""

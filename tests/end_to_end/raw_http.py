@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectError
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from twisted.web.client import (
@@ -100,15 +100,23 @@ class RawHttp:
             seconds: how long all of it may take.
 
         Raises:
-            one of :data:`NO_ANSWER`, or ``CancelledError`` or ``TimeoutError`` when it takes too long.
+            one of :data:`NO_ANSWER`; Twisted's ``TimeoutError`` when it takes too long.
         """
         fields = Headers({name: list(values) for name, values in (headers or {}).items()})
         producer = None if body is None else _Bytes(body)
         url = (base_url + target).encode("ascii")
 
         async def exchange() -> Answer:
-            response = await self._agent.request(method.encode("ascii"), url, fields, producer)
-            content = await readBody(response)
+            try:
+                response = await self._agent.request(method.encode("ascii"), url, fields, producer)
+                content = await readBody(response)
+            except ResponseFailed as failed:
+                if any(reason.check(CancelledError) for reason in failed.reasons):
+                    # Not the other side's doing.
+                    raise CancelledError from failed
+                raise
+            except ConnectingCancelledError as cancelled:
+                raise CancelledError from cancelled
             return Answer(response.code, response.headers, content)
 
         return await Deferred.fromCoroutine(exchange()).addTimeout(seconds, self.clock)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from tests.end_to_end.load import Listener, RawParticipant, Talker
 from tests.end_to_end.processes import EndToEndTestCase, RealServer, eventually, reactor
@@ -31,13 +33,15 @@ class CrashTests(EndToEndTestCase):
         self.rng = random.Random(SEED)
         self.over = False
         self.last: str | None = None
+        self.broken: list[Failure] = []
 
     async def test_hub(self) -> None:
         """A hub with three participants and users of its own is killed again and again.
 
         Every LPDU that it said it accepted, and every event that it gave a user an ID for, is in the room exactly once;
         nothing else is; every event names the one before it and verifies; participants and clients have seen the same
-        events in the same order; a transaction that was answered before a kill gets the same answer after it.
+        events in the same order; a transaction that was answered before a kill gets the same answer after it; the
+        room's state is what its events say.
         """
         (hub,) = await self.start_servers("hub")
         alice, ann = await self.user(hub, "alice"), await self.user(hub, "ann")
@@ -48,8 +52,8 @@ class CrashTests(EndToEndTestCase):
         talkers = [Talker(alice, room_id), Talker(ann, room_id)]
         listener = Listener(ann, room_id)
         everybody: list[RawParticipant | Talker] = [*raws, *talkers]
-        loads = [Deferred.fromCoroutine(one.talk(lambda: self.over)) for one in everybody]
-        following = Deferred.fromCoroutine(listener.follow(lambda: self.last))
+        loads = [self.load(one.talk(lambda: self.over)) for one in everybody]
+        following = self.load(listener.follow(lambda: self.last))
         for number in range(HUB_KILLS):
             await self.kill_somewhen(hub, everybody, while_starting=number == 1)
         await self.some_more(raws)
@@ -75,6 +79,10 @@ class CrashTests(EndToEndTestCase):
             transaction_id, lpdus, answer = raw.transactions[0]
             self.assertEqual(answer, (await raw.put(transaction_id, lpdus)).body)
         self.assertEqual(last, (await alice.latest(room_id))["event_id"])
+        state = {(event["type"], event["state_key"]): event for event in events if "state_key" in event}
+        late = raws[0].server.identity.user("late")
+        joined = await raws[0].server.client.join(hub.server_name, room_id, late)
+        self.assertEqual(state, {(event["type"], event["state_key"]): event for event in joined["state"]})
 
     async def test_participant(self) -> None:
         """A participant whose users talk is killed again and again, and at last its hub too.
@@ -93,8 +101,8 @@ class CrashTests(EndToEndTestCase):
             await guest.join(room_id, hub.server_name)
         talkers = [Talker(client, room_id) for client in (alice, bob, carol)]
         listener = Listener(carol, room_id)
-        loads = [Deferred.fromCoroutine(one.talk(lambda: self.over)) for one in talkers]
-        following = Deferred.fromCoroutine(listener.follow(lambda: self.last))
+        loads = [self.load(one.talk(lambda: self.over)) for one in talkers]
+        following = self.load(listener.follow(lambda: self.last))
         for number in range(PARTICIPANT_KILLS):
             await self.kill_somewhen(second, talkers[1:], while_starting=number == 1)
         await self.kill_somewhen(hub, talkers)
@@ -111,6 +119,16 @@ class CrashTests(EndToEndTestCase):
         self.assertEqual(order, [event["event_id"] for event in await bob.timeline(room_id)], f"seed {SEED}")
         self.assertEqual(order[-len(listener.heard) :], listener.heard)
 
+    def load(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        """Run something beside the test, which is not waited for any longer once it has failed."""
+        running = self.background(work)
+
+        def broke(failure: Failure) -> Failure:
+            self.broken.append(failure)
+            return failure
+
+        return running.addErrback(broke)
+
     async def kill_somewhen(
         self, server: RealServer, loads: Sequence[RawParticipant | Talker], *, while_starting: bool = False
     ) -> None:
@@ -126,6 +144,8 @@ class CrashTests(EndToEndTestCase):
         """Wait until a random number of further promises was made."""
 
         def promises() -> int:
+            for failure in self.broken:
+                failure.raiseException()
             return sum(len(one.promised) for one in loads)
 
         goal = promises() + self.rng.randint(10, 60)

@@ -27,6 +27,7 @@ _TABLE: list[tuple[errors.LMatrixError, int, str, dict[str, object]]] = [
     (errors.SchemaViolation("type", "x"), 400, "M_BAD_JSON", {}),
     (errors.EventTooLarge(70000), 413, "M_TOO_LARGE", {}),
     (errors.BadSignature("a.example", "x"), 403, "M_FORBIDDEN", {}),
+    (errors.UnknownKey("a.example", "x"), 503, "M_UNKNOWN", {}),
     (errors.EventRejected("5.1", "x"), 403, "M_FORBIDDEN", {}),
     (errors.UnsupportedRoomVersion("99"), 400, "M_UNSUPPORTED_ROOM_VERSION", {}),
     (errors.IncompatibleRoomVersion("I.1"), 400, "M_INCOMPATIBLE_ROOM_VERSION", {"room_version": "I.1"}),

@@ -168,6 +168,7 @@ class MemoryPeers:
         self, destination: str, room_version: RoomVersion, room_id: str, event_id: str, limit: int
     ) -> Sequence[JsonObject]:
         peer = self._network.reach(self._us, destination, "backfill")
+        await self._network.think(destination, "backfill")
         known = next((one for one in peer.log(room_id) if one.event_id == event_id), None)
         if known is None:
             raise PeerRefused(destination, 404, "M_NOT_FOUND", "no such event", {})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmatrix.canonical_json import parse_object
+from twisted.internet.defer import Deferred
+
+from lmatrix.canonical_json import encode, parse_object
 from lmatrix.errors import StorageFailed
 from lmatrix.events.building import build_hub_event
 from lmatrix.events.forms import Pdu
@@ -69,6 +71,28 @@ class FollowingTests(NetworkTestCase):
         self.north.restart()
         self.assertEqual({"failed_pdus": {}}, self.receive(pdus[0]))
         self.assertEqual(["1", "2"], self.north.bodies(self.room_id))
+
+    def test_two_at_a_time(self) -> None:
+        """The same events twice at one moment are appended once, and are no fork: what one brings is no news to the
+        other.
+        """
+        pdus = self.hub_says("1", "2")
+        self.north.may_overlap = True
+        loaded = done(self.north.floor.rooms.loaded(self.room_id))
+        assert loaded is not None
+        done(loaded.sequencer.hold())
+        body = {"pdus": [parse_object(pdu.canonical) for pdu in pdus]}
+        receiving = [
+            Deferred.fromCoroutine(self.north.floor.receiver.receive(self.hub.name, f"x{number}", body, encode(body)))
+            for number in range(2)
+        ]
+        loaded.sequencer.release()
+        for _ in range(100):
+            self.network.clock.advance(0)
+        for one in receiving:
+            self.assertEqual({"failed_pdus": {}}, parse_object(self.successResultOf(one)))
+        self.assertEqual(["1", "2"], self.north.bodies(self.room_id))
+        self.assertEqual([], self.evidence())
 
     def test_a_gap_is_filled_from_the_hub(self) -> None:
         """When events are missing they are fetched before anything is appended, however many pages that takes."""

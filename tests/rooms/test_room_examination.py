@@ -175,7 +175,9 @@ class DamagedRooms(ExaminationTestCase):
 
     def test_bytes(self) -> None:
         """The same JSON in other bytes, and what is no JSON at all."""
-        self.sql(self.hub, "UPDATE events SET canonical = CAST(canonical || ' ' AS BLOB) WHERE event_id = ?", self.event_id)
+        self.sql(
+            self.hub, "UPDATE events SET canonical = CAST(canonical || ' ' AS BLOB) WHERE event_id = ?", self.event_id
+        )
         self.assert_found(self.hub, "its bytes are not canonical JSON")
         self.sql(self.hub, "UPDATE events SET canonical = x'00' WHERE event_id = ?", self.event_id)
         self.assert_found(self.hub, "it is no event")

@@ -116,6 +116,34 @@ class TransferTests(NetworkTestCase):
             [event.event_id for event in self.hub.log(room_id)], [event.event_id for event in self.north.log(room_id)]
         )
 
+    def test_a_busy_room(self) -> None:
+        """While a candidate fetches what it lacks, the room goes on and reaches it by the ordinary way. It takes the
+        room all the same, and accuses nobody.
+        """
+        for number in range(150):
+            result_of(self.hub.send(self.room_id, self.alice, str(number)))
+        fetching: Deferred[None] = Deferred()
+        self.network.slow[(self.hub.name, "backfill")] = fetching
+        moving = Deferred.fromCoroutine(self.hub.floor.transfer.transfer(self.room_id, self.north.name))
+        self.network.settle()
+        self.assertEqual("149", self.north.bodies(self.room_id)[-1])
+        fetching.callback(None)
+        self.turns()
+        self.successResultOf(moving)
+        self.assert_hub(self.north)
+        self.assert_whole()
+        store = self.north.rooms
+        self.assertEqual([], result_of(self.north.database.read(lambda tx: store.evidence(tx, self.room_id))))
+
+    def test_an_offer_that_was_overtaken(self) -> None:
+        """A candidate whose log goes on beyond the head that it is offered signs for that head: it has it."""
+        head = self.hub.log(self.room_id)[-1].event_id
+        self.say(self.hub, self.room_id, self.alice, "meanwhile")
+        offer = {"room_id": self.room_id, "room_version": "I.1", "head": head, "valid_until_ts": 2**50}
+        offering = Deferred.fromCoroutine(self.north.floor.candidacy.offered(self.hub.name, offer))
+        self.turns()
+        self.assertEqual(head, self.successResultOf(offering).content["head"])
+
     def test_what_is_pending_moves_along(self) -> None:
         """An LPDU that the old hub had not taken is signed anew, and appears once; whoever waits for it hears of it."""
         waiting = [self.south.send(self.room_id, self.carol, "in between", "t")]

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from lmatrix.errors import NotFound, Overloaded, ShuttingDown, StorageFailed
 from lmatrix.metrics import Metrics
-from lmatrix.storage.database import HELP_FROM, SqliteDatabase
+from lmatrix.storage.database import SqliteDatabase
 from lmatrix.storage.engine import Transaction
 from tests.storage.test_group_commit import names, put
 
@@ -141,8 +141,8 @@ class DatabaseTests(DatabaseTestCase):
         self.assertEqual(await database.read(names), ["a", "b"])
 
     async def test_readers_help(self) -> None:
-        """While one read takes long, those that pile up behind it are carried out by the other readers."""
-        database = await self.started()
+        """While one read takes long, those that come after it are carried out by the other readers."""
+        database = await self.started(help_after_seconds=0.0)
         entered, leave = Event(), Event()
         self.addCleanup(leave.set)
 
@@ -152,7 +152,7 @@ class DatabaseTests(DatabaseTestCase):
 
         slow = database.read(long)
         self.assertTrue(entered.wait(WAIT_SECONDS))
-        await gatherResults([database.read(names) for _ in range(HELP_FROM)])
+        await gatherResults([database.read(names) for _ in range(5)])
         self.assertFalse(slow.called)
         leave.set()
         self.assertTrue(await slow)
