@@ -126,8 +126,7 @@ def _journey(journey: Journey) -> list[str]:
         "Three real servers, from user to user over the Client-Server API, one message at a time, ms:",
         line("participant's user sends, has the event ID", journey.answers),
         line("participant's user sends, other participant's user sees it", journey.sights),
-        f"  {journey.senders} users on all servers at once: "
-        f"{journey.messages_per_second:.0f} messages/s, p50 {crowd:.1f}",
+        f"  {journey.senders} users everywhere at once: {journey.messages_per_second:.0f} messages/s, p50 {crowd:.1f}",
     ]
 
 
