@@ -1,0 +1,127 @@
+"""What is checked while a run goes on: what is on the disks, what is said on the network, what is in the log.
+
+Owns: :class:`Watch`. It looks at every commit of every correct server the moment it is made, and remembers who was told
+what, so that the end of the run can be held against it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+from twisted.logger import LogEvent, LogLevel, formatEvent
+
+from lmatrix.errors import Overloaded, ShuttingDown, StorageFailed
+from lmatrix.federation.transport import Answer, OutgoingRequest
+from lmatrix.rooms.interfaces import SEGMENT_STRIDE
+from tests.simulation.disk import Disk
+
+
+@attrs.frozen
+class Violation:
+    """Something that must never be.
+
+    Attributes:
+        kind: one word, the same for the same kind of thing: what shrinking holds on to.
+    """
+
+    kind: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"[{self.kind}] {self.what}"
+
+
+@attrs.define
+class _Seen:
+    """The last event of a room on one server's disk."""
+
+    position: int
+    event_id: str
+
+
+class Watch:
+    """The witness.
+
+    Args:
+        correct: names of the servers that keep the rules.
+    """
+
+    def __init__(self, correct: frozenset[str]) -> None:
+        self.correct = correct
+        self.violations: list[Violation] = []
+        self.tainted: set[str] = set()
+        self.tainted_events: set[str] = set()
+        self.events = 0
+        self.told_accepted: list[tuple[str, str, str]] = []
+        self.told_held: list[tuple[str, str, str]] = []
+        self._streams: dict[str, int] = {}
+        self._last: dict[tuple[str, str], _Seen] = {}
+        self._successors: dict[str, tuple[str, str]] = {}
+
+    def violated(self, kind: str, what: str) -> None:
+        """Something is wrong."""
+        self.violations.append(Violation(kind, what))
+
+    # -- Disks ---------------------------------------------------------------------------------------------------------
+
+    def committed(self, name: str, disk: Disk) -> None:
+        """A commit on a disk: the chain must go on there as it does everywhere else."""
+        rows = disk.look(
+            "SELECT e.stream, r.room_id, e.position, e.event_id, e.canonical, e.standing FROM events AS e"
+            " JOIN rooms AS r ON r.room_nid = e.room_nid WHERE e.stream > ? ORDER BY e.stream",
+            self._streams.get(name, 0),
+        )
+        for stream, room_id, position, event_id, canonical, standing in rows:
+            self._streams[name] = stream
+            if name in self.correct:
+                self.events += 1
+                self._appended(name, room_id, position, event_id, json.loads(canonical), standing)
+
+    def _appended(
+        self, name: str, room_id: str, position: int, event_id: str, event: dict[str, Any], standing: str
+    ) -> None:
+        last = self._last.get((name, room_id))
+        prev_events = event["prev_events"]
+        new_run = last is None or (position % SEGMENT_STRIDE == 0 and position > last.position)
+        if last is not None and not new_run:
+            if position != last.position + 1:
+                self.violated("position", f"{name} put {event_id} at {position} after {last.position} in {room_id}")
+            if prev_events != [last.event_id]:
+                self.violated("chain", f"{name} put {event_id} after {last.event_id}; it names {prev_events}")
+        self._last[name, room_id] = _Seen(position, event_id)
+        if room_id in self.tainted:
+            return
+        if standing != "accepted":
+            self.violated("standing", f"{name} holds {event_id} of {room_id}, which is {standing}")
+        for prev in prev_events or [room_id]:
+            before = self._successors.setdefault(prev, (event_id, name))
+            if before[0] != event_id:
+                self.violated("fork", f"after {prev} comes {before[0]} at {before[1]} and {event_id} at {name}")
+
+    # -- Network -------------------------------------------------------------------------------------------------------
+
+    def answered(self, origin: str, destination: str, request: OutgoingRequest, answer: Answer) -> None:
+        """A server gave an answer: what it says is on its disk must be there at the end."""
+        if destination not in self.correct or answer.status != 200 or "/send/" not in request.target:
+            return
+        if request.method != "PUT" or request.body is None:
+            return
+        body = json.loads(answer.body)
+        for made in body.get("org.lmatrix.accepted", {}).values():
+            self.told_accepted.append((destination, origin, made))
+
+    # -- Log -----------------------------------------------------------------------------------------------------------
+
+    def logged(self, event: LogEvent) -> None:
+        """A line of the log: failures that nobody meant to happen."""
+        failure = event.get("log_failure")
+        if failure is None:
+            if event.get("log_level") is LogLevel.critical:
+                self.violated("log", formatEvent(event))
+            return
+        ours = failure.check(StorageFailed, Overloaded, ShuttingDown) and event.get("log_namespace") != "log_legacy"
+        if ours and "Unhandled" not in formatEvent(event):
+            return
+        self.violated("log", f"{formatEvent(event)}: {failure.getTraceback()[-2500:]}")
