@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import attrs
 from argon2 import PasswordHasher
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -84,6 +85,13 @@ class ClientServer:
             default_room_version="I.1",
             limits=limits(network),
         )
+        self.tree = RouteTree([client_routes(self.parts)])
+
+    def restart(self) -> None:
+        """Forget everything that is not in the database."""
+        devices = self.device_server.build()
+        self.server.restart()
+        self.parts = attrs.evolve(self.parts, devices=devices, rooms=self.server.floor.local_users)
         self.tree = RouteTree([client_routes(self.parts)])
 
     def start(

@@ -34,6 +34,41 @@ class NotifierTests(SynchronousTestCase):
             self.assertIs(self.successResultOf(waiting), True)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_news_without_a_place_in_the_stream(self) -> None:
+        """What has no place in the stream wakes who is in the room, and those who have not looked yet; each look takes
+        notice of what was stirred before it.
+        """
+        with self.notifier.listen(ALICE) as listener:
+            listener.seen(5, [ROOM])
+            waiting = self.waiting(listener)
+            self.notifier.room_stirred(OTHER)
+            self.assertNoResult(waiting)
+            self.notifier.room_stirred(ROOM)
+            self.assertIs(self.successResultOf(waiting), True)
+            listener.looks()
+            self.notifier.room_stirred(ROOM)
+            listener.seen(5, [ROOM])
+            self.assertIs(self.successResultOf(self.waiting(listener)), True)
+            listener.looks()
+            listener.seen(5, [ROOM])
+            self.assertNoResult(self.waiting(listener))
+        with self.notifier.listen(ALICE) as listener:
+            listener.looks()
+            self.notifier.room_stirred(ROOM)
+            listener.seen(5, [ROOM])
+            self.assertIs(self.successResultOf(self.waiting(listener)), True)
+
+    def test_news_for_users(self) -> None:
+        """What is for some users wakes these, and only what they have not seen."""
+        with self.notifier.listen(ALICE) as listener:
+            listener.seen(5, [])
+            waiting = self.waiting(listener)
+            self.notifier.users_advanced(6, ["@bob:a.test"])
+            self.notifier.users_advanced(5, [ALICE])
+            self.assertNoResult(waiting)
+            self.notifier.users_advanced(6, [ALICE])
+            self.assertIs(self.successResultOf(waiting), True)
+
     def test_news_elsewhere_wakes_nobody(self) -> None:
         """An event in another room, or for another user, leaves the request waiting until its time-out."""
         with self.notifier.listen(ALICE) as listener:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from lmatrix.canonical_json import encode
 from lmatrix.devices.edus import MESSAGE_ID
 from lmatrix.errors import StorageFailed
@@ -157,6 +159,18 @@ class DeviceListTests(InboundTestCase):
         self.receive(self.hub, "south.example", self.update(stranger.object(), sender=self.carol))
         self.assertEqual(self.known_devices(self.hub, self.carol), [])
         self.assertEqual(self.dropped(self.hub, "m.device_list_update"), {"forbidden": 1})
+
+    def test_many_at_once(self) -> None:
+        """Many signatures to check leave others their turn, and are all checked in the end."""
+        updates = [
+            self.update(*[Device(self.bob, f"D{n}").object() for n in range(start, start + 50)]) for start in (0, 50)
+        ]
+        body = {"pdus": [], "edus": updates}
+        receiving = Deferred.fromCoroutine(self.hub.server.floor.receiver.receive("north.example", "txn", body))
+        self.assertNoResult(receiving)
+        self.network.clock.pump([0] * 5)
+        self.successResultOf(receiving)
+        self.assertEqual(len(self.known_devices(self.hub, self.bob)), 100)
 
     def test_too_many(self) -> None:
         """Of one user a bounded number of devices is kept."""

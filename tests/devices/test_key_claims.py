@@ -309,6 +309,13 @@ class ClaimTests(DevicesTestCase):
         self.assertEqual(self.publish_keys(good), {KEY_PACKAGE: 4})
         self.assertEqual(self.publish_keys(good, self.phone.last_resort(9)), {KEY_PACKAGE: 4})
 
+    def test_another_credential(self) -> None:
+        """When a device publishes another credential, the key packages of the one before are of no use any more."""
+        again = Device(self.alice, "PHONE", "another key")
+        self.assertEqual(self.publish(self.hub, again, again.key_package(7)), {KEY_PACKAGE: 1})
+        [got] = self.claim({self.alice: {"PHONE": KEY_PACKAGE}}).keys[self.alice]["PHONE"].values()
+        self.assertEqual(got, encode_base64(again.key_package(7)))
+
     def test_too_many(self) -> None:
         """A device has a bounded number of keys here."""
         for start in range(0, 1000, 100):
