@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         federation = _defaults() if arguments.config is None else load_config(arguments.config).federation
         fetched = fetch_keys(federation, sorted(keys), random.SystemRandom())
         for server, found in fetched.items():
-            print(_compared(server, keys[server], found))
-        keys = _believed(keys, fetched)
+            print(compared(server, keys[server], found))
+        keys = believed(keys, fetched)
     else:
         print("the keys are those in the file; --fetch asks the servers themselves for theirs")
     proven = True
@@ -89,7 +89,7 @@ def _defaults() -> FederationConfig:
     return read_document("{}", "the defaults", Path.cwd(), read_federation)
 
 
-def _compared(server: str, known: Mapping[str, KnownKey], found: Mapping[str, KnownKey] | LMatrixError) -> str:
+def compared(server: str, known: Mapping[str, KnownKey], found: Mapping[str, KnownKey] | LMatrixError) -> str:
     """What a server's answer says of the keys in the file."""
     if isinstance(found, LMatrixError):
         return f"{server} was not reached, so that its keys are those in the file: {found}"
@@ -105,7 +105,7 @@ def _compared(server: str, known: Mapping[str, KnownKey], found: Mapping[str, Kn
     return f"{server} answers: {'; '.join(words) or 'nothing of it is in the file'}"
 
 
-def _believed(known: Keys, fetched: Fetched) -> Keys:
+def believed(known: Keys, fetched: Fetched) -> Keys:
     """The keys that servers publish; those in the file for servers that did not answer."""
     believed = dict(known)
     believed.update((server, found) for server, found in fetched.items() if not isinstance(found, LMatrixError))

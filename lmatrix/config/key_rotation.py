@@ -24,9 +24,11 @@ from lmatrix.crypto.keys import SigningKey
 from lmatrix.crypto.retired_keys import RetiredKey, RetiredKeys, retired_keys_path, write_retired_keys
 from lmatrix.errors import LMatrixError
 
-CLOCK_ALLOWANCE_MS = 5 * 60 * 1000
+CLOCK_ALLOWANCE_MS = 2 * 24 * 60 * 60 * 1000
 """How long after its last use a key ends. As a hub this server also signs other servers' events, which bear the time of
-those servers' clocks."""
+those servers' clocks, up to a day ahead of its own; and its own clock may have been wrong, and set since.
+
+A key that ends late costs nothing: whoever has its secret can date what he signs as he likes."""
 
 
 @attrs.frozen(slots=True)
