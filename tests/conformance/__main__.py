@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME:PASSWORD",
         action="append",
         default=[],
-        help="an account to use instead; give three of them",
+        help="an account to use instead; give two of them",
     )
     client.add_argument("--room", metavar="ROOM_ID", help="a public room on it, for when there is no --client")
     client.add_argument("--room-version", default=I1, choices=(I1, V02), help="of the rooms that are made")

@@ -26,8 +26,11 @@ signed HTTP to a running server and can be pointed at any implementation::
     tox -e conformance -- --target https://chat.example.org:8448 --server-name chat.example.org \\
         --listen 0.0.0.0:8449 --host suite.example.org --client https://chat.example.org
 
-or, where nothing can be seen from outside, a module of lmatrix's own tests. *Not a server's*: somebody else has to
-fulfil it. *Open*: it is a server's, and nothing proves it yet.
+(It makes accounts, rooms and many bad requests, and leaves them behind: a test installation is the place for it. Both
+sides must be able to reach each other; without ``--client`` about half of it can be done, with a public ``--room``.)
+
+Or, where nothing can be seen from outside, a proof is a module of lmatrix's own tests. *Not a server's*:
+somebody else has to fulfil it. *Open*: it is a server's, and nothing proves it yet.
 
 This page is made from the suite's tables; after a change, make it anew::
 

@@ -35,7 +35,7 @@ Query = Sequence[tuple[str, object]]
 UNSTABLE = "/_matrix/federation/unstable/org.matrix.i-d.ralston-mimi-linearized-matrix.02"
 _STABLE_VERSIONS: Mapping[str, str] = {
     **dict.fromkeys(("send", "event", "backfill"), "v2"),
-    **dict.fromkeys(("state", "state_ids", "make_join", "make_leave", "make_knock"), "v1"),
+    **dict.fromkeys(("state", "state_ids", "make_join", "make_leave", "make_knock", "user"), "v1"),
     **dict.fromkeys(("invite", "send_join", "send_leave", "send_knock"), "v3"),
 }
 

@@ -83,6 +83,13 @@ class ClientInputTests(BadInputTestCase):
         for below in (("state",), ("members",), ("joined_members",), ("event", head), ("context", head)):
             yield Request("GET", place(*room, *below))
         yield Request("GET", place(*room, "messages", query={"dir": "b"}))
+        yield Request("GET", place("devices"))
+        yield Request("GET", place("devices", "PHONE"))
+        yield Request("PUT", place("devices", "PHONE"), body="required")
+        yield Request("PUT", place("sendToDevice", "org.example", "txn"), body="required")
+        for ask in ("upload", "query", "claim"):
+            yield Request("POST", place("keys", ask), body="required")
+        yield Request("GET", place("keys", "changes", query={"from": "x", "to": "x"}))
         yield Request("POST", place("logout"))
         yield Request("POST", place("logout", "all"))
 

@@ -7,6 +7,7 @@ Endpoints", "Malformed Requests", "Request Authentication").
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import quote
 
 import attrs
 from signedjson.key import generate_signing_key
@@ -26,7 +27,7 @@ class Request:
     """A request that is in order.
 
     Attributes:
-        name: of the endpoint.
+        name: of the endpoint; or its whole path up to the segments, where it has but one form.
         segments, query: of the path.
         content: the body, ``None`` where there is none.
     """
@@ -37,9 +38,11 @@ class Request:
     query: tuple[tuple[str, object], ...] = ()
     content: JsonObject | None = None
 
-    def target(self, form: str) -> str:
-        """The request target."""
-        return path(self.name, *self.segments, form=form, query=self.query)
+    def targets(self) -> list[str]:
+        """The request target, in each of the endpoint's forms."""
+        if self.name.startswith("/"):
+            return ["/".join((self.name, *(quote(segment, safe="") for segment in self.segments)))]
+        return [path(self.name, *self.segments, form=form, query=self.query) for form in FORMS]
 
 
 class RequestTests(BadInputTestCase):
@@ -59,12 +62,17 @@ class RequestTests(BadInputTestCase):
         yield Request("state", "GET", (room_id,), (("event_id", head),))
         yield Request("state_ids", "GET", (room_id,), (("event_id", head),))
         yield Request("backfill", "GET", (room_id,), (("v", head), ("limit", 1)))
+        yield Request("user", "GET", (self.alice.user_id, "device", "PHONE"))
+        yield Request("user", "POST", ("keys", "claim"), content={"one_time_keys": {}})
+        yield Request("/_matrix/federation/v1/user/devices", "GET", (self.alice.user_id,))
+        for ask in ("offer", "request"):
+            yield Request(f"/_matrix/federation/unstable/org.lmatrix.hub/{ask}", "POST", ("txn",), content={})
 
     def everywhere(self) -> Iterator[tuple[Request, str]]:
-        """Each endpoint's request with each of its two targets."""
+        """Each endpoint's request with each of its targets."""
         for request in self.requests():
-            for form in FORMS:
-                yield request, request.target(form)
+            for target in request.targets():
+                yield request, target
 
     async def test_who_asks(self) -> None:
         """Whoever does not prove who asks gets 401 M_FORBIDDEN: every header must be good, and one must be there.
@@ -130,8 +138,8 @@ class RequestTests(BadInputTestCase):
         """
         await self.stage()
         us, client = self.us.server_name, self.raw.client
-        keys = "/_matrix/key/v2/server"
-        targets = [(request.method, target) for request, target in self.everywhere()] + [("GET", keys)]
+        targets = [(request.method, target) for request, target in self.everywhere()]
+        targets += [("GET", "/_matrix/key/v2/server"), ("GET", f"/_matrix/key/v2/query/{us}")]
         for method, target in targets:
             place, _, query = target.partition("?")
             for bent in (
@@ -194,7 +202,7 @@ class RequestTests(BadInputTestCase):
                     await ask(repr(body), body, 400, "M_NOT_JSON")
                 for body in (*NO_OBJECT, *UNSAFE):
                     await ask(repr(body), body, 400, "M_BAD_JSON")
-                await ask("a deep one", b'{"a":' * 5000 + b"1" + b"}" * 5000, 400, "M_BAD_JSON")
+                await ask("a deep one", b'{"a":' * 150 + b"1" + b"}" * 150, 400, "M_BAD_JSON")
             size = 10 * 1024 * 1024 if request.name == "send" else 1024 * 1024
             if request.name != "send" or "/v2/" in target:
                 await ask("too large", canonical({"a": "x" * size}), 413, "M_TOO_LARGE")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tests.end_to_end.bad_input import BadInputTestCase
-from tests.end_to_end.client_user import ClientUser
 from tests.end_to_end.processes import RealServer
 from tests.end_to_end.signing_client import FORMS, path
 from tests.end_to_end.wire_events import I1, V02, JsonObject, complete, event_id, signed_event
@@ -19,31 +18,38 @@ Row = tuple[str, str, str, object, int, str]
 
 
 class RoomTests(BadInputTestCase):
-    """A server that is the hub of two rooms, and a participant of a third.
+    """A server that is the hub of two rooms, and may be a participant of a third.
 
     Attributes:
+        private: a room of ours that nobody else is in.
         hub: the third room's hub.
         theirs: the third room.
-        carol: a user of that hub.
-        private: a room of ours that nobody else is in.
     """
 
+    private: str
     hub: RealServer
     theirs: str
-    carol: ClientUser
-    private: str
 
     async def stage_rooms(self) -> None:
-        """Set the scene."""
+        """Set the scene, without the third room."""
+        await self.stage()
+        await self.add_private_room()
+
+    async def stage_three_rooms(self) -> None:
+        """Set the scene, with the third room."""
         (self.hub,) = await self.stage("hub")
-        self.carol = await self.user(self.hub, "carol")
-        self.theirs = await self.carol.create_room(preset="public_chat")
+        carol = await self.user(self.hub, "carol")
+        self.theirs = await carol.create_room(preset="public_chat")
         await self.alice.join(self.theirs, self.hub.server_name)
         await self.raw.client.join(self.hub.server_name, self.theirs, self.member)
-        self.private = await self.alice.create_room(preset="private_chat")
-        await self.alice.wait_for(self.theirs, await self.carol.say(self.theirs, "hello"))
-        await self.mark()
+        await self.alice.wait_for(self.theirs, await carol.say(self.theirs, "hello"))
+        await self.add_private_room()
         self.their_head = (await self.alice.latest(self.theirs))["event_id"]
+
+    async def add_private_room(self) -> None:
+        """Make it, and remember what is stored."""
+        self.private = await self.alice.create_room(preset="private_chat")
+        await self.mark()
 
     async def ask_all(self, rows: Sequence[Row], **fields: object) -> None:
         """Ask each row under both of its paths, and judge the answers."""
@@ -106,7 +112,7 @@ class RoomTests(BadInputTestCase):
 
         LPDUs that are sent to it go nowhere, and neither do PDUs from anybody but the hub.
         """
-        await self.stage_rooms()
+        await self.stage_three_rooms()
         us, hub, client, member = self.us.server_name, self.hub.server_name, self.raw.client, self.member
         rows: list[Row] = []
         for form in FORMS:
@@ -241,7 +247,7 @@ class RoomTests(BadInputTestCase):
         unsigned = {**pdu, "signatures": {}}
         unknown_user = self.invite(theirs, hub=raw.server_name, target=f"@nobody:{us}")["event"]
         not_ours = self.invite(theirs, hub=raw.server_name, target="@x:other.example")["event"]
-        of_others = self.invite(theirs, hub=self.hub.server_name)["event"]
+        of_others = self.invite(theirs, hub="hub.example")["event"]
         leave = raw.client.member(theirs, self.member, "leave", target=self.alice.user_id, hub_server=raw.server_name)
         by_other = self.invite(room_id, hub=us, sender="@x:other.example")
         table: Mapping[tuple[int, str], Mapping[str, object]] = {

@@ -14,7 +14,7 @@ from tests.conformance.mls import KEY_PACKAGE, Device, key_id
 from tests.conformance.peer import Arrival, Peer, Reply
 from tests.conformance.registry import case
 from tests.conformance.stage import Stage
-from tests.conformance.verdicts import NotTested, expect, expect_answer, expect_equal
+from tests.conformance.verdicts import Failed, NotTested, expect, expect_answer, expect_equal
 from tests.end_to_end.client_user import ClientUser
 from tests.end_to_end.raw_http import Answer
 from tests.end_to_end.wire_events import JsonObject
@@ -87,6 +87,18 @@ async def _received(user: ClientUser, since: str | None = None) -> tuple[list[Js
     return answer.get("to_device", {}).get("events", []), answer["next_batch"]
 
 
+async def _until_received(s: Stage, user: ClientUser, since: str, wanted: JsonObject) -> list[JsonObject]:
+    """What comes down to a user's device up to a message with some content, itself included."""
+    events: list[JsonObject] = []
+    for _ in range(100):
+        more, since = await _received(user, since)
+        events += more
+        if any(event["content"] == wanted for event in events):
+            return events
+        await deferLater(s.suite.reactor, 0.05, lambda: None)
+    raise Failed(f"the message did not come: {wanted}")
+
+
 @case("transport-edus/straight-to-the-server", "transport-to-device/to-the-targets-server")
 async def messages_from_the_target(s: Stage) -> None:
     """A message for a device of another server's user goes to that server, and not to the hub of a room of both."""
@@ -122,13 +134,7 @@ async def messages_for_the_target(s: Stage) -> None:
     message = {"algorithm": "m.mls.v1.welcome.x", "number": s.suite.number()}
     _, since = await _received(user)
     await s.send(edus=[_to_device(sender, user.user_id, device.device_id, message)])
-    events: list[JsonObject] = []
-    for _ in range(50):
-        more, since = await _received(user, since)
-        events += more
-        if any(event["content"] == message for event in events):
-            break
-        await deferLater(s.suite.reactor, 0.05, lambda: None)
+    events = await _until_received(s, user, since, message)
     found = [event for event in events if event["content"] == message]
     expect_equal(1, len(found), "number of messages")
     expect_equal((sender, "m.room.encrypted"), (found[0]["sender"], found[0]["type"]), "sender and type")
@@ -155,15 +161,24 @@ async def messages_for_nobody(s: Stage) -> None:
     )
     good = {"good": s.suite.number()}
     await s.send(edus=[_to_device(sender, user.user_id, device.device_id, good)])
-    events: list[JsonObject] = []
-    for _ in range(50):
-        more, since = await _received(user, since)
-        events += more
-        if any(event["content"] == good for event in events):
-            break
-        await deferLater(s.suite.reactor, 0.05, lambda: None)
-    expect([event for event in events if event["content"] == good], "the good message did not come")
+    events = await _until_received(s, user, since, good)
     expect(not [event for event in events if event["content"] == message], "one that is for nobody came")
+
+
+@case("txn-ids/same-answer", "api-send-txn/not-twice")
+async def messages_in_a_transaction_that_comes_again(s: Stage) -> None:
+    """A transaction that is repeated delivers its messages once."""
+    user = await s.operator.user()
+    device, sender = await _device(s, user), s.peer.identity.user("sender")
+    once, after = {"once": s.suite.number()}, {"after": s.suite.number()}
+    _, since = await _received(user)
+    target = s.endpoint("send", s.transaction_id())
+    content = {"pdus": [], "edus": [_to_device(sender, user.user_id, device.device_id, once)]}
+    for _ in range(3):
+        expect_answer(await s.request("PUT", target, content), 200)
+    await s.send(edus=[_to_device(sender, user.user_id, device.device_id, after)])
+    found = await _until_received(s, user, since, after)
+    expect_equal(1, sum(event["content"] == once for event in found), "how often the message came")
 
 
 # -- Devices ----------------------------------------------------------------------------------------------------------
@@ -384,7 +399,9 @@ async def claims_of_expired_keys(s: Stage) -> None:
     device = await _published(s, user)
     now = int(time.time())
     short = device.key_package(not_before=now - 60, not_after=now + 1)
-    expect_answer(await _upload(user, one_time_keys={key_id(short): short}), 200)
+    answer = await _upload(user, one_time_keys={key_id(short): short})
+    # Where all is slow, it may have expired on its way.
+    expect(answer.status == 200 or time.time() > now + 1, f"a good key is refused: {answer.body[:200]!r}")
     await deferLater(s.suite.reactor, max(0.0, now + 2.1 - time.time()), lambda: None)
     expect_equal(None, await _claim_one(s, device), "a key that has expired")
     gone = device.key_package(not_before=now - 600, not_after=now - 300)

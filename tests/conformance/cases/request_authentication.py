@@ -9,7 +9,7 @@ from tests.conformance.registry import case
 from tests.conformance.stage import Stage
 from tests.conformance.verdicts import NotTested, expect, expect_answer, expect_equal
 from tests.end_to_end.raw_http import Answer
-from tests.end_to_end.wire_events import Identity
+from tests.end_to_end.wire_events import Identity, JsonObject, signed_object
 
 NOBODYS = "$nobodyhasaneventwiththisid0000000000000000000"
 
@@ -146,6 +146,33 @@ async def every_header_counts(s: Stage) -> None:
             answer.status == 401 and answer.errcode == "M_FORBIDDEN",
             f"{answer.status} {answer.errcode} instead of 401 M_FORBIDDEN for {list(headers)}",
         )
+
+
+@case("transport-auth/endpoints-that-require-it", "transport-auth/401")
+async def a_server_with_two_keys(s: Stage) -> None:
+    """A server with two active keys is admitted with a header for each, and with one; not when either is bad."""
+    peer = s.fresh("two_keys")
+    other = Identity(peer.server_name, generate_signing_key("other"))
+
+    def both(published: JsonObject) -> JsonObject:
+        bare = {name: value for name, value in published.items() if name != "signatures"}
+        bare["verify_keys"] = {**bare["verify_keys"], other.key_id: {"key": other.public}}
+        return signed_object(other, signed_object(peer.identity, bare))
+
+    peer.publish = both
+    asked = _asked(s)
+    good = [
+        peer.client.authorization(s.target, "GET", asked, identity=one, bent={"key": one.key_id})
+        for one in (peer.identity, other)
+    ]
+    bad = [
+        peer.client.authorization(s.target, "GET", asked + "x", identity=one, bent={"key": one.key_id})
+        for one in (peer.identity, other)
+    ]
+    for headers in (good, good[::-1], good[:1], good[1:]):
+        _admitted(await s.get(asked, peer=peer, authorization=headers))
+    for headers in ([good[0], bad[1]], [bad[0], good[1]], [good[1], bad[0]], [bad[1], good[0]], bad):
+        expect_answer(await s.get(asked, peer=peer, authorization=headers), 401, "M_FORBIDDEN")
 
 
 @case("transport-auth/endpoints-that-require-it")
