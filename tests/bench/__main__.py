@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -66,22 +67,39 @@ def plan(quick: bool) -> Plan:
 def main(arguments: Sequence[str]) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the events: half a minute")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the events: less than a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="the disk to use (default: temporary files)")
+    parser.add_argument(
+        "--one-core",
+        action="store_true",
+        help="keep the hub on one core, and this program and the participants on the others",
+    )
     parser.add_argument("--no-end-to-end", action="store_true", help="leave out the three real servers")
     options = parser.parse_args(arguments)
     what = plan(options.quick)
+    load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="lmatrix-bench-", dir=options.directory) as directory:
-        rows = list(_measure_hub(what, Path(directory)))
+        hub_cores = _divide_cores() if options.one_core else None
+        rows = list(_measure_hub(what, Path(directory), hub_cores))
         journey = None if options.no_end_to_end else measure_end_to_end(Path(directory) / "servers", what.messages)
     print()
-    print(report.table(rows, journey))
+    print(report.table(rows, journey, load_average))
     if options.json is not None:
-        options.json.write_text(json.dumps(report.figures(rows, journey), indent=2), encoding="utf-8")
+        figures = report.figures(rows, journey, load_average)
+        options.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
-def _measure_hub(what: Plan, directory: Path) -> Iterator[Row]:
+def _divide_cores() -> set[int]:
+    """Leave one core to the hub, and return it; what this process starts inherits the others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise SystemExit("--one-core: there is only one")
+    os.sched_setaffinity(0, others)
+    return {first}
+
+
+def _measure_hub(what: Plan, directory: Path, hub_cores: set[int] | None) -> Iterator[Row]:
     federation_port, client_port, *ports = _free_ports(2 + _PARTICIPANTS)
     guests = [Guest(f"localhost:{port}", SigningKey.generate(f"p{port}")) for port in ports]
     setup = HubSetup(directory, federation_port, client_port, [guest.server_name for guest in guests])
@@ -107,7 +125,7 @@ def _measure_hub(what: Plan, directory: Path) -> Iterator[Row]:
             database = directory / f"room{number}.db"
             room_id = write_room(database, setup.identity, guests, shape)
             _tell(f"wrote a room of {shape} in {monotonic() - began:.1f} s")
-            with RunningHub(setup, database) as hub:
+            with RunningHub(setup, database, hub_cores) as hub:
                 # The first request of all: keys are fetched, connections made, the room is loaded.
                 warm_up = Load(name="warm-up", transactions=20, events=1, senders=_PARTICIPANTS, in_flight=2)
                 measure(hub, participants, room_id, warm_up, f"warm-up-{number}")

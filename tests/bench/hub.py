@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -76,13 +76,15 @@ class RunningHub:
     Args:
         setup: who it is.
         database: its database file, which may hold rooms already.
+        cores: the processors that it may run on; ``None``: all of them.
 
     Raises:
         RuntimeError: it did not start; with the end of its log.
     """
 
-    def __init__(self, setup: HubSetup, database: Path) -> None:
+    def __init__(self, setup: HubSetup, database: Path, cores: Collection[int] | None = None) -> None:
         self._setup = setup
+        self._cores = cores
         self._configuration = setup.configuration(database)
         self._log = database.with_suffix(".log")
 
@@ -93,6 +95,8 @@ class RunningHub:
                 command, cwd=self._setup.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
+            if self._cores is not None:
+                os.sched_setaffinity(self._process.pid, self._cores)
             self._wait_until_ready()
         except BaseException:
             self._stop()

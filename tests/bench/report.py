@@ -17,6 +17,7 @@ from tests.bench.primitives import Primitives
 from tests.bench.rooms import RoomShape
 
 _PERCENTILES = (50, 95, 99)
+_BUSY = 0.5  # a load average that others have caused
 
 
 @attrs.frozen
@@ -50,22 +51,37 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
 
 
-def table(rows: Sequence[Row], journey: Journey | None) -> str:
-    """Everything, in lines of text."""
+def table(rows: Sequence[Row], journey: Journey | None, load_average: float) -> str:
+    """Everything, in lines of text.
+
+    Args:
+        load_average: how many processes wanted to run before the benchmark began.
+    """
     lines = [*_primitives(rows), ""]
+    if load_average >= _BUSY:
+        lines.insert(
+            0, f"This machine was busy: before the benchmark began, its load average was {load_average:.1f}.\n"
+        )
     for shape in dict.fromkeys(row.shape for row in rows):
         lines += [f"Hub with two participants, a room of {shape}:", _HEADINGS]
         lines += [_line(row) for row in rows if row.shape is shape]
         lines.append("")
-    lines += [*_flatness(rows), ""]
+    lines += [
+        "Share of the limit: in time, the events accepted in a second of those that the primitives could be run for;",
+        "in CPU, the primitives' processor time of the hub's, which has the delivery to both participants in it.",
+        "",
+        *_flatness(rows),
+        "",
+    ]
     if journey is not None:
         lines += _journey(journey)
     return "\n".join(lines).rstrip()
 
 
-def figures(rows: Sequence[Row], journey: Journey | None) -> dict[str, Any]:
+def figures(rows: Sequence[Row], journey: Journey | None, load_average: float) -> dict[str, Any]:
     """Everything, for JSON; times in microseconds for each event, latencies in milliseconds."""
     return {
+        "load_average_before": load_average,
         "loads": [_figures(row) for row in rows],
         "end_to_end": None if journey is None else _journey_figures(journey),
     }
@@ -126,7 +142,7 @@ def _journey(journey: Journey) -> list[str]:
         "Three real servers, from user to user over the Client-Server API, one message at a time, ms:",
         line("participant's user sends, has the event ID", journey.answers),
         line("participant's user sends, other participant's user sees it", journey.sights),
-        f"  {journey.senders} users everywhere at once: {journey.messages_per_second:.0f} messages/s, p50 {crowd:.1f}",
+        f"  {journey.senders} users everywhere at once: {journey.messages_per_second:.0f}/s, p50 {crowd:.1f} ms",
     ]
 
 

@@ -74,6 +74,11 @@ class Request:
         entry = {"error": "not yet", "errcode": "org.lmatrix.try_later"}
         self.answer.callback({"failed_pdus": dict.fromkeys(event_ids, entry), "org.lmatrix.accepted": {}})
 
+    def wrong_server(self, *event_ids: str) -> None:
+        """Answer 200, and that another server should get these."""
+        entry = {"error": "not me", "errcode": "M_WRONG_SERVER", "hub_server": "other.example"}
+        self.answer.callback({"failed_pdus": dict.fromkeys(event_ids, entry), "org.lmatrix.accepted": {}})
+
     def unreachable(self) -> None:
         """No answer."""
         self.answer.errback(PeerUnreachable(self.destination, "connection refused"))

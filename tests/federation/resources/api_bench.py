@@ -186,6 +186,8 @@ GOOD_REQUESTS: dict[str, tuple[str, str, bytes]] = {
     "event": ("GET", f"/v2/event/{EVENT}", b""),
     "state": ("GET", f"/v1/state/{ROOM_IN_PATH}?event_id={EVENT}", b""),
     "state_ids": ("GET", f"/v1/state_ids/{ROOM_IN_PATH}?event_id={EVENT}", b""),
+    "device": ("GET", f"/v1/user/{BOB_IN_PATH}/device/BOBS", b""),
+    "claim_keys": ("POST", "/v1/user/keys/claim", b'{"one_time_keys":{"@alice:hub.example":{"PHONE":"a"}}}'),
     "backfill": ("GET", f"/v2/backfill/{ROOM_IN_PATH}?v={EVENT}&limit=10", b""),
 }
 """One good request for each endpoint, in the stable form."""
