@@ -148,6 +148,13 @@ def kind_of(raw: JsonObject) -> str:
     return kind if isinstance(kind, str) and kind in _READERS else "other"
 
 
+def signed_objects(raw: JsonObject) -> int:
+    """How many signed objects there may be in an EDU: what reading it costs."""
+    content = raw.get("content")
+    changed = content.get("changed") if isinstance(content, dict) else None
+    return min(len(changed), MAX_DEVICES) if isinstance(changed, list) else 0
+
+
 # -- Reading ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from lmatrix.devices.edus import (
@@ -27,12 +28,16 @@ from lmatrix.devices.edus import (
     TypingNotice,
     kind_of,
     read_edu,
+    signed_objects,
 )
 from lmatrix.devices.inbox import DeviceInbox
 from lmatrix.devices.interfaces import DeviceStore, ReceiptStore, SharingStore, SyncWaker
 from lmatrix.devices.typing_notices import TypingNotices
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Database, JsonObject
+
+CHECKED_AT_ONCE = 50
+"""Signed objects that are checked before the reactor has its turn."""
 
 
 @attrs.define(slots=True)
@@ -88,14 +93,7 @@ class EduInbound:
 
     async def receive(self, origin: str, edus: Sequence[JsonObject], record: Callable[[Any], None]) -> None:
         """Take the EDUs of a transaction; see :class:`~lmatrix.rooms.interfaces.EduReceiver`."""
-        values: list[tuple[str, EduValue]] = []
-        for raw in edus:
-            kind = kind_of(raw)
-            for value in _read(origin, raw):
-                if isinstance(value, EduDropped):
-                    self._count(origin, kind, value)
-                else:
-                    values.append((kind, value))
+        values = await self._read(origin, edus)
         if not values:
             return
         now_ms = int(self._clock.seconds() * 1000)
@@ -113,6 +111,24 @@ class EduInbound:
             return news
 
         self._tell(origin, await self._database.write(work))
+
+    async def _read(self, origin: str, edus: Sequence[JsonObject]) -> list[tuple[str, EduValue]]:
+        """What is in the EDUs, each with its kind."""
+        values: list[tuple[str, EduValue]] = []
+        checked = 0
+        for raw in edus:
+            kind = kind_of(raw)
+            for value in _parts(origin, raw):
+                if isinstance(value, EduDropped):
+                    self._count(origin, kind, value)
+                else:
+                    values.append((kind, value))
+            checked += signed_objects(raw)
+            if checked >= CHECKED_AT_ONCE:
+                # Signatures cost: others have their turn.
+                await deferLater(self._clock, 0)
+                checked = 0
+        return values
 
     def _take(self, tx: Any, value: EduValue, now_ms: int, news: _News) -> None:
         """Take one thing. Raises :class:`EduDropped`."""
@@ -159,7 +175,7 @@ class EduInbound:
         self.log.debug("{origin}: dropped an EDU ({kind}): {reason}", origin=origin, kind=kind, reason=dropped)
 
 
-def _read(origin: str, raw: JsonObject) -> Iterable[EduValue | EduDropped]:
+def _parts(origin: str, raw: JsonObject) -> Iterable[EduValue | EduDropped]:
     try:
         return read_edu(origin, raw)
     except EduDropped as dropped:

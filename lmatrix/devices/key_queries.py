@@ -43,6 +43,9 @@ from lmatrix.rooms.interfaces import Database, JsonObject
 TRUSTED_MS = 24 * 3600 * 1000
 """How long a list that was fetched is trusted, although updates should have kept it right."""
 
+MAX_TOLD_DEVICES = 500
+"""Devices of one user that are looked at, of those that a server tells."""
+
 MAX_ASKED_DEVICES = 20
 """Devices of one user that a server is asked for one by one."""
 
@@ -259,7 +262,7 @@ class DeviceDirectory:
 def _checked(user_id: str, raws: Sequence[JsonObject]) -> dict[str, DeviceObject]:
     """Those of a list that are valid, by device ID."""
     devices: dict[str, DeviceObject] = {}
-    for raw in raws:
+    for raw in raws[:MAX_TOLD_DEVICES]:
         try:
             device = DeviceObject.parse(raw, user_id)
         except InvalidDevice:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from lmatrix.devices.background import in_background
 from lmatrix.devices.device_objects import DeviceObject
 from lmatrix.devices.edus import DeviceListUpdate, device_list_edu
 from lmatrix.devices.interfaces import (
@@ -116,8 +116,12 @@ class LocalDevices:
 
         def work(tx: Any) -> tuple[Mapping[str, int], _News | None]:
             news = None
+            before = self._store.object(tx, user_id, device_id)
             if device is not None and self._store.put_object(tx, device):
                 news = self._changed(tx, DeviceListUpdate(user_id, changed=(device,)))
+                if before is not None and DeviceObject.from_canonical(before).credential != device.credential:
+                    # Whatever had that ID before has lost its secrets, and with them the use of its key packages.
+                    self._keys.remove_devices(tx, user_id, [device_id])
             stored = self._store.object(tx, user_id, device_id)
             if device is not None and stored is None:
                 raise BadRequest("the account has too many devices")
@@ -154,13 +158,11 @@ class LocalDevices:
             new_servers: servers of which nobody was there before.
         """
         ours = [user_id for user_id in joined if server_of(user_id) == self._server_name]
-        if not ours and not new_servers:
+        others = frozenset(new_servers) - {self._server_name}
+        if not ours and not others:
             return
-        Deferred.fromCoroutine(self._introduce(room_id, ours, frozenset(new_servers))).addErrback(
-            lambda failure: self.log.failure(
-                "{room_id}: other servers were not told of devices", failure=failure, room_id=room_id
-            )
-        )
+        work = self._introduce(room_id, ours, others)
+        in_background(work, self.log, f"{room_id}: its servers are not told of devices")
 
     async def _introduce(self, room_id: str, ours: Sequence[str], new_servers: frozenset[str]) -> None:
         """Tell the room's servers of the devices of local users who joined, and the new servers of all users'."""

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from lmatrix.devices.background import in_background
 from lmatrix.devices.edus import TypingNotice, typing_edu
 from lmatrix.devices.interfaces import EduDelivery, RoomServers, SyncWaker
 
@@ -104,6 +104,7 @@ class TypingNotices:
         self._serial = self._floor = int(clock.seconds() * 1000)
         self._rooms: dict[str, _Room] = {}
         self._count = 0
+        self._snapshot: TypingSnapshot | None = None
 
     def set_local(self, room_id: str, user_id: str, *, typing: bool, timeout_ms: int = MAX_TIMEOUT_MS) -> None:
         """A local user, who is in the room, says whether it types, and for how long."""
@@ -136,8 +137,10 @@ class TypingNotices:
     def snapshot(self) -> TypingSnapshot:
         """Who is typing now."""
         self._forget_old()
-        rooms = {room_id: (room.serial, tuple(sorted(room.typists))) for room_id, room in self._rooms.items()}
-        return TypingSnapshot(self._floor, self._serial, rooms)
+        if self._snapshot is None:
+            rooms = {room_id: (room.serial, tuple(sorted(room.typists))) for room_id, room in self._rooms.items()}
+            self._snapshot = TypingSnapshot(self._floor, self._serial, rooms)
+        return self._snapshot
 
     def stop(self) -> None:
         """Leave no alarm behind."""
@@ -145,6 +148,7 @@ class TypingNotices:
             for typist in room.typists.values():
                 typist.alarm.cancel()
         self._rooms.clear()
+        self._snapshot = None
         self._count = 0
 
     def _typist(self, room_id: str, user_id: str) -> _Typist | None:
@@ -182,6 +186,8 @@ class TypingNotices:
             self._tell(TypingNotice(room_id, user_id, False))
 
     def _changed(self, room_id: str) -> _Room:
+        self._forget_old()
+        self._snapshot = None
         self._serial += 1
         now = self._clock.seconds()
         room = self._rooms.pop(room_id, None) or _Room(self._serial, now)
@@ -192,12 +198,16 @@ class TypingNotices:
 
     def _forget_old(self) -> None:
         oldest = self._clock.seconds() - REMEMBERED_S
-        for room_id, room in list(self._rooms.items()):
+        quiet = []
+        for room_id, room in self._rooms.items():
             if room.changed_at >= oldest:
-                return
+                break
             if not room.typists:
-                del self._rooms[room_id]
-                self._floor = max(self._floor, room.serial)
+                quiet.append(room_id)
+        if quiet:
+            self._snapshot = None
+        for room_id in quiet:
+            self._floor = max(self._floor, self._rooms.pop(room_id).serial)
 
     def _tell(self, notice: TypingNotice) -> None:
         async def tell() -> None:
@@ -205,8 +215,4 @@ class TypingNotices:
             for destination in await self._room_servers.destinations(notice.room_id):
                 self._delivery.offer_edu(destination, f"typing {notice.room_id} {notice.user_id}", edu)
 
-        Deferred.fromCoroutine(tell()).addErrback(
-            lambda failure: self.log.failure(
-                "{room_id}: other servers were not told who is typing", failure=failure, room_id=notice.room_id
-            )
-        )
+        in_background(tell(), self.log, f"{notice.room_id}: other servers are not told who is typing")

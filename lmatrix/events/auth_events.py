@@ -8,7 +8,7 @@ Source: I-D "Auth Events Selection"; protocol notes, "Hub transfer (I.1)", for t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmatrix.events.candidate import Candidate
@@ -55,3 +55,11 @@ def select_auth_events(event: Candidate, state: StateView) -> tuple[str, ...]:
     )
     found = [state.get(event_type, state_key) for event_type, state_key in keys]
     return tuple([event.event_id for event in found if event is not None])
+
+
+def are_selected(auth_events: Sequence[str], event: Candidate, state: StateView) -> bool:
+    """Whether a list of event IDs is what :func:`select_auth_events` gives, in whatever order, and each of them once.
+
+    In a linear room nothing else passes rules 4.1 to 4.3: there is one state before an event.
+    """
+    return sorted(auth_events) == sorted(select_auth_events(event, state))

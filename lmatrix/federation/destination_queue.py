@@ -21,10 +21,13 @@ any           stop                              what is in flight ends, then not
 ============= ================================= ==========================================================
 
 Invariants: one request in flight at a time; a transaction is sent again under the same ID with the same body until it
-is answered 200; cursors move after a 200 only; nothing is ever given up.
+is answered 200, or until an LPDU in it is not pending any more (a peer that did not answer must not get what has gone
+to another hub since: it may be the hub again by then); cursors move after a 200 only; nothing is ever given up.
 
 A peer may answer 200 and say of an event that it is to be sent again (:data:`TRY_LATER`): the room's cursor then stays
-before it, and the room is held back for a while.
+before it, and the room is held back for a while. An LPDU that is to be sent again, or that another hub should get
+(:data:`WRONG_SERVER`), stays pending, and with it those that come after it: where a hub has just changed, we may know
+of it before the new hub itself does, or after the old one.
 
 What a peer refuses (4xx, for the content's sake) is sent again in halves, until a single event is found that the peer
 does not take. That event's room, its *lane*, is then held back (``held_back.py``), so that the other rooms go on. A
@@ -45,14 +48,21 @@ from twisted.logger import Logger
 
 from lmatrix.errors import PeerError, PeerRefused
 from lmatrix.federation.awaited_echoes import AwaitedEchoes
+from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.delivery_tools import DeliveryTools
 from lmatrix.federation.destination_health import DestinationHealth
 from lmatrix.federation.held_back import HeldBack
-from lmatrix.federation.outgoing import MAX_EVENTS, EduLane, Found, Kind, LogLane, Outgoing, Wish, assemble
+from lmatrix.federation.outgoing import MAX_EVENTS, EduLane, Found, Kind, LogLane, LpduLane, Outgoing, Wish, assemble
 from lmatrix.federation.settling import LpduAnswers, Settling
 
 TRY_LATER = "org.lmatrix.try_later"
 """Our addition to an entry of ``failed_pdus``: the peer cannot take the event yet, and it is to be sent again."""
+
+WRONG_SERVER = "M_WRONG_SERVER"
+"""The peer is not the LPDU's hub, or does not know yet that it is."""
+
+UNTIL_IT_IS_THE_HUB = BackoffPolicy(min_ms=200, max_ms=30_000)
+"""How often a peer is sent the LPDUs of a room that it is not the hub of, as long as we think that it is."""
 
 ACCEPTED = "org.lmatrix.accepted"
 """Our addition to the answer, never relied upon: LPDU event ID → event ID of the PDU made from it."""
@@ -219,6 +229,8 @@ class DestinationQueue:
     async def _run(self) -> None:
         probing = everything = False
         while not self._stopping:
+            if self._held is not None and await self._is_void(self._held.outgoing):
+                self._let_go(self._held.outgoing)
             if self._held is None:
                 await self._settling.caught_up()
                 self._woken = False
@@ -250,6 +262,18 @@ class DestinationQueue:
                 self._rest()
                 return
         self.state = State.IDLE
+
+    async def _is_void(self, outgoing: Outgoing) -> bool:
+        """Whether an LPDU of a transaction that is to be sent again is not pending any more: its room has another hub
+        now, to which it went, or its echo has come.
+        """
+        if not outgoing.lpdus:
+            return False
+        tools = self._tools
+        ids = [lpdu.lpdu_event_id for lpdu in outgoing.lpdus]
+        return await tools.database.read(
+            lambda tx: any(tools.stores.pending.get(tx, lpdu_event_id) is None for lpdu_event_id in ids)
+        )
 
     def _taken(self, wish: Wish, outgoing: Outgoing) -> None:
         """What is on its way is not offered any more, unless there is a newer one already."""
@@ -366,15 +390,19 @@ class DestinationQueue:
         failed = {
             event_id: entry["error"]
             for event_id, entry in answer["failed_pdus"].items()
-            if entry.get("errcode") not in ("M_WRONG_SERVER", TRY_LATER)
+            if entry.get("errcode") not in (WRONG_SERVER, TRY_LATER)
         }
+        untaken = [lpdu for lpdu in outgoing.lpdus if _is_untaken(answer["failed_pdus"].get(lpdu.lpdu_event_id))]
+        waiting = {LpduLane(lpdu.room_id) for lpdu in untaken}
         later = {event_id for event_id, entry in answer["failed_pdus"].items() if entry.get("errcode") == TRY_LATER}
         self._health.succeeded()
         self._capacity = min(self._most, self._capacity * 2)
         taken = outgoing.taken(later)
         stuck = {LogLane(room_id) for room_id in outgoing.sent if room_id not in taken}
-        for lane in outgoing.lanes - stuck:
+        for lane in outgoing.lanes - stuck - waiting:
             self._held_back.released(lane)
+        for lane in waiting:
+            self._held_back.refused(lane, self._tools.now_ms(), UNTIL_IT_IS_THE_HUB)
         for room_id, reached in outgoing.reached.items():
             if taken.get(room_id) != reached:
                 self._held_back.refused(LogLane(room_id), self._tools.now_ms())
@@ -388,7 +416,8 @@ class DestinationQueue:
                     reason=reason,
                 )
         # Until their outcome is known they must not be read, and sent, again.
-        self._echoes.sent(outgoing.lpdus, self._tools.now_ms())
+        self._echoes.sent([lpdu for lpdu in outgoing.lpdus if lpdu not in untaken], self._tools.now_ms())
+        self._echoes.settled([lpdu.pending_id for lpdu in untaken])
         answers = None
         if outgoing.lpdus:
             answers = LpduAnswers(
@@ -475,6 +504,11 @@ class DestinationQueue:
     def _alarmed(self) -> None:
         self._alarm = None
         self._start()
+
+
+def _is_untaken(entry: Mapping[str, Any] | None) -> bool:
+    """Whether an LPDU with this entry in ``failed_pdus`` is to be sent again, here or elsewhere."""
+    return entry is not None and entry.get("errcode") in (WRONG_SERVER, TRY_LATER)
 
 
 def _asked_to_wait_ms(error: PeerRefused) -> int:

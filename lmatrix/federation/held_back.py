@@ -44,9 +44,9 @@ class HeldBack:
         lane = min(self._lanes, key=lambda lane: self._lanes[lane].retry_at_ms)
         return lane if self._lanes[lane].retry_at_ms <= now_ms else None
 
-    def refused(self, lane: Lane, now_ms: int) -> None:
-        """The peer does not take it (yet)."""
-        self._lanes[lane] = after_failure(self._policy, self._lanes.get(lane), now_ms, self._rng)
+    def refused(self, lane: Lane, now_ms: int, policy: BackoffPolicy | None = None) -> None:
+        """The peer does not take it (yet). ``policy``: other bounds of its back-off than usual."""
+        self._lanes[lane] = after_failure(policy or self._policy, self._lanes.get(lane), now_ms, self._rng)
 
     def released(self, lane: Lane) -> None:
         """The peer took it, or there is nothing left in it."""

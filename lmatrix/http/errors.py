@@ -48,11 +48,13 @@ class _Row:
         status: HTTP status.
         errcode: the error code.
         fields: more fields of the error object, from the exception.
+        message: its words, from the exception.
     """
 
     status: int
     errcode: str
     fields: Callable[[Any], JsonObject] = lambda _error: {}
+    message: Callable[[Any], str] = str
 
 
 def _known(**fields: object) -> JsonObject:
@@ -79,7 +81,8 @@ def _row_for_peer_refused(error: errors.PeerRefused) -> _Row:
     errcode = error.errcode if _ERRCODE.match(error.errcode) else "M_UNKNOWN"
     if errcode in _ABOUT_US_ERRCODES:
         return _Row(502, "M_UNKNOWN")
-    return _Row(status, errcode, _passed_on)
+    # In the peer's own words: an invite's refusal is the target's to explain (I-D "POST /invite").
+    return _Row(status, errcode, _passed_on, lambda refused: str(refused.error))
 
 
 def _passed_on(error: errors.PeerRefused) -> JsonObject:
@@ -149,7 +152,7 @@ def error_answer(error: BaseException) -> JsonAnswer:
         return refusal(500, "M_UNKNOWN", "Internal server error")
     if not isinstance(row, _Row):
         row = row(error)
-    return refusal(row.status, row.errcode, str(error), **row.fields(error))
+    return refusal(row.status, row.errcode, row.message(error), **row.fields(error))
 
 
 def refusal(status: int, errcode: str, message: str, **extra: object) -> JsonAnswer:

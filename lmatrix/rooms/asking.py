@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import attrs
 
-from lmatrix.errors import PeerMisbehaved, PeerRefused
+from lmatrix import ids
+from lmatrix.errors import InvalidIdentifier, PeerMisbehaved, PeerRefused
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import RoomVersion, known_room_versions, room_version
@@ -64,8 +65,7 @@ class Asker:
         # A bare template (the I-D's form) does not say the version; it is one of those that we named, and only
         # prototypes answer so.
         version = room_version(template.room_version or known_room_versions()[-1])
-        named_hub = template.event.get("hub_server")
-        hub_server = named_hub if isinstance(named_hub, str) else hub
+        hub_server = _named(hub, template.event.get("hub_server")) or hub
         return Asked(hub, version, self.signed(hub_server, version, room_id, user_id, content))
 
     def signed(self, hub_server: str, version: RoomVersion, room_id: str, user_id: str, content: JsonObject) -> Lpdu:
@@ -91,8 +91,18 @@ class Asker:
             try:
                 return hub, await self._peers.make_membership(hub, membership, room_id, user_id, known_room_versions())
             except PeerRefused as error:
-                named = error.body.get("hub_server")
-                if error.errcode != "M_WRONG_SERVER" or not isinstance(named, str) or named == hub:
+                named = _named(hub, error.body.get("hub_server")) if error.errcode == "M_WRONG_SERVER" else None
+                if named is None or named == hub:
                     raise
                 hub = named
         raise PeerMisbehaved(server, f"no server of {room_id} admits to be its hub")
+
+
+def _named(server: str, hub_server: object) -> str | None:
+    """The hub that a server names, if it names one. Raises :class:`PeerMisbehaved` when nothing can have that name."""
+    if not isinstance(hub_server, str):
+        return None
+    try:
+        return ids.server_name(hub_server)
+    except InvalidIdentifier as error:
+        raise PeerMisbehaved(server, f"{server} names a hub that cannot be one: {error}") from error

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from lmatrix.errors import EventDropped
+from lmatrix.errors import EventDropped, SchemaViolation
 from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.events.room_versions import RoomVersion
 from lmatrix.events.signatures import keys_wanted
@@ -23,6 +23,11 @@ from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import JsonObject, Keyring
 
 E = TypeVar("E", Lpdu, Pdu)
+
+MAX_AHEAD_MS = 24 * 60 * 60 * 1000
+"""How far an LPDU may be dated after our own clock. What we sign as the hub bears its sender's time, and nobody would
+believe our signature on an event that is dated after our key's end: so there must be a bound that a key can outlive.
+"""
 
 EVENTS_IN_A_TURN = 50
 """How many events are verified before the reactor gets a turn: about ten milliseconds."""
@@ -58,11 +63,14 @@ class EventChecker:
         self._metrics = metrics
 
     async def check(self, events: Sequence[E]) -> list[Checked[E]]:
-        """Verify signatures and hashes. Never raises for what an event holds."""
+        """Verify signatures and hashes, and of LPDUs that they are not dated too far ahead. Never raises for what an
+        event holds.
+        """
         keys = await self._keyring.keys_for(_all_wanted(events))
         checked: list[Checked[E]] = []
         for number, event in enumerate(events, start=1):
             try:
+                self._check_time(event)
                 verified = verify(event, keys)
             except EventDropped as error:
                 self._metrics.events_refused.labels(outcome="dropped", reason="signature").inc()
@@ -87,6 +95,11 @@ class EventChecker:
             if number % EVENTS_IN_A_TURN == 0 and number < len(events):
                 await deferLater(self._clock, 0)
         return checked
+
+    def _check_time(self, event: Lpdu | Pdu) -> None:
+        # What is in a room's order is dated as it is: only who puts it there has a say.
+        if isinstance(event, Lpdu) and event.origin_server_ts > self._clock.seconds() * 1000 + MAX_AHEAD_MS:
+            raise SchemaViolation("origin_server_ts", "is more than a day ahead of this server's clock")
 
     async def verified(self, events: Sequence[E]) -> list[E]:
         """Only those that verify."""

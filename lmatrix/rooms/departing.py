@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from lmatrix.errors import PeerError
+from lmatrix.errors import PeerError, UnsupportedRoomVersion
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import room_version
 from lmatrix.rooms.asking import Asker
@@ -31,12 +31,13 @@ class Departer:
     async def decline(self, invite: PendingInvite, content: JsonObject) -> Lpdu:
         """Tell the hub that the user does not come; returns the event that says so.
 
-        A hub that cannot be told is logged, and does not keep the invite alive.
+        A hub that cannot be told, or answers with a room version that we do not know, is logged, and does not keep the
+        invite alive.
         """
         try:
             asked = await self._asker.ask(invite.hub_server, "leave", invite.room_id, invite.user_id, content)
             await self._peers.send_membership(asked.hub, "leave", asked.version, asked.lpdu)
-        except PeerError as error:
+        except (PeerError, UnsupportedRoomVersion) as error:
             self.log.warn(
                 "{room_id}: {user_id} declined the invite, but {hub} could not be told: {error}",
                 room_id=invite.room_id,

@@ -17,7 +17,7 @@ from enum import Enum
 import attrs
 
 from lmatrix.errors import BadSignature, EventDropped, EventRejected, UnsupportedRoomVersion
-from lmatrix.events.auth_events import select_auth_events
+from lmatrix.events.auth_events import are_selected
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Pdu
 from lmatrix.events.hashing import content_hash_of, lpdu_hash_of, lpdu_hashes_member
@@ -148,7 +148,7 @@ def _judge_rejected(pdu: Pdu, item: EvidenceItem, keys: Keys) -> Judgement:
     if state.get("m.room.create") is None:
         return Judgement(Weight.NOT_PROVEN, f"the file does not show why {pdu.event_id} should be refused")
     reason = None
-    if pdu.room_version.enforces_chain and set(select_auth_events(pdu, state)) != set(pdu.auth_events):
+    if pdu.room_version.enforces_chain and not are_selected(pdu.auth_events, pdu, state):
         reason = "it cites other auth events than the state gives"
     try:
         authorise(pdu, state, prev_events=pdu.prev_events)

@@ -16,7 +16,7 @@ from enum import Enum
 import attrs
 
 from lmatrix.errors import EventRejected
-from lmatrix.events.auth_events import select_auth_events
+from lmatrix.events.auth_events import are_selected
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Pdu
 from lmatrix.rooms.interfaces import Standing
@@ -98,10 +98,9 @@ def _follow_one(draft: RoomDraft, pdu: Pdu, present: Collection[str], *, fill_ga
 
 
 def _authorise(draft: RoomDraft, pdu: Pdu) -> None:
-    expected = select_auth_events(pdu, draft.state)
     # In a linear room the auth events can be none but those that the hub selects from the state before the event. A
     # version that tolerates forks has hubs that select from a state of a moment ago.
-    if draft.version.enforces_chain and set(pdu.auth_events) != set(expected):
+    if draft.version.enforces_chain and not are_selected(pdu.auth_events, pdu, draft.state):
         raise EventRejected("4.2", "its auth events are not those that the state before it gives")
     authorise(pdu, draft.state, prev_events=pdu.prev_events)
 

@@ -35,11 +35,11 @@ class Closing:
     """What could be found out about a gap.
 
     Attributes:
-        missing: verified events that lead up to the one that was to be reached, itself included, oldest first, as far
-            as they could be had, and without those that we have; they follow our log if there were enough of them.
+        missing: verified events that lead from our log up to the one that was to be reached, itself included, oldest
+            first, without those that we have; none unless they reach our log.
         earlier: event IDs that turned out to lie before our log.
-        answered: whether whoever was asked gave us all that could be asked for: what is missing then is being kept
-            from us.
+        answered: whether whoever was asked gave us all that could be asked for. What is missing then is being kept
+            from us, or does not exist; otherwise asking again later makes sense.
     """
 
     missing: Sequence[Pdu]
@@ -84,8 +84,9 @@ class GapCloser:
             if last in down.passed:
                 return Closing((), frozenset(down.passed), answered=True)
             if not down.goes_on:
+                back.answered = back.answered and down.answered
                 down = None
-        return Closing(back.line, frozenset(), back.answered)
+        return Closing(back.line if back.arrived else (), frozenset(), back.answered)
 
     async def _held(self, room: Room, event_ids: Sequence[str]) -> set[str]:
         """Which of the events came in since we came in. What is from an earlier stay lies before a hole."""
@@ -151,7 +152,7 @@ class _WayBack:
             )
             self.goes_on = False
             # That there is no such event is an answer, and a lie of whoever has just named it as a predecessor.
-            self.answered = self.answered and isinstance(error, PeerRefused) and error.status == 404
+            self.answered = self.answered and _is_final(error)
             return
         parsed = [pdu for pdu in self._checker.parse_pdus(raws, room.version) if pdu.room_id == room.room_id]
         fresh = 0
@@ -177,6 +178,7 @@ class _WayDown:
     def __init__(self, checker: EventChecker, peers: Peers, room: Room, source: str, first: str) -> None:
         self.passed: set[str] = set()
         self.goes_on = True
+        self.answered = True
         self._checker = checker
         self._peers = peers
         self._room = room
@@ -188,9 +190,10 @@ class _WayDown:
         room = self._room
         try:
             raws = await self._peers.backfill(self._source, room.version, room.room_id, self._wanted, BACKFILL_PAGE)
-        except PeerError:
+        except PeerError as error:
             # What was before we came may not be ours to see. Then this way leads nowhere.
             self.goes_on = False
+            self.answered = _is_final(error)
             return
         found = {pdu.event_id: pdu for pdu in self._checker.parse_pdus(raws, room.version)}
         self.goes_on = self._wanted in found
@@ -201,3 +204,8 @@ class _WayDown:
                 self.goes_on = False
                 return
             self._wanted = prev_events[0]
+
+
+def _is_final(error: PeerError) -> bool:
+    """Whether asking again would give the same: the peer has understood, and says no."""
+    return isinstance(error, PeerRefused) and 400 <= error.status < 500 and error.status not in (401, 429)

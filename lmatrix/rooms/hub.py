@@ -13,8 +13,10 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
-from lmatrix.errors import EventDropped, EventRejected, LMatrixError
+from lmatrix.errors import EventDropped, EventRejected, LMatrixError, WrongServer
 from lmatrix.events.forms import Lpdu
+from lmatrix.events.hub import HUB_EVENT
+from lmatrix.events.state import StateView
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import Checked, EventChecker
 from lmatrix.rooms.identity import ServerIdentity
@@ -68,6 +70,7 @@ class Hub:
         loaded: LoadedRoom,
         lpdus: Sequence[Lpdu],
         beside: Callable[[Any, list[LpduAnswer]], None] | None = None,
+        placed: Callable[[], None] | None = None,
     ) -> list[LpduAnswer]:
         """Append LPDUs in the given order; each is accepted or refused for itself.
 
@@ -75,6 +78,7 @@ class Hub:
             loaded: the room.
             lpdus: well-formed LPDUs of that room, not yet verified.
             beside: writes the answer in the same database transaction as the events.
+            placed: called when they have been queued: what is queued later comes after them.
 
         Returns:
             one answer for each LPDU, in order, once it is on disk.
@@ -82,13 +86,20 @@ class Hub:
         Raises:
             StorageFailed, Overloaded: none was taken; trying again later makes sense.
         """
+        reign = _hub_event(loaded.room.state)
         checked = await self._checker.check(lpdus)
         known = await self._accepted_before(loaded, checked)
 
         def decide(draft: RoomDraft) -> list[LpduAnswer]:
-            return [LpduAnswer(one.received, self._decide(draft, one, known)) for one in checked]
+            # When the room has moved away and come back meanwhile, these may have been signed anew for the hub in
+            # between, and be in the room already under other hashes. Their senders know.
+            void = _hub_event(draft.state) != reign
+            return [LpduAnswer(one.received, self._decide(draft, one, known, void=void)) for one in checked]
 
-        answers = await loaded.sequencer.submit(decide, events=len(lpdus), beside=beside)
+        sequencing = loaded.sequencer.submit(decide, events=len(lpdus), beside=beside)
+        if placed is not None:
+            placed()
+        answers = await sequencing
         for answer in answers:
             self._report(loaded.room.room_id, answer)
         return answers
@@ -112,13 +123,15 @@ class Hub:
         return await loaded.sequencer.submit(decide, events=len(events), beside=beside)
 
     def _decide(
-        self, draft: RoomDraft, one: Checked[Lpdu], known: Mapping[tuple[str, str], str]
+        self, draft: RoomDraft, one: Checked[Lpdu], known: Mapping[tuple[str, str], str], *, void: bool
     ) -> Sequenced | LMatrixError:
         if isinstance(one.event, EventDropped):
             return one.event
         before = known.get(_key(one.event))
         if before is not None:
             return Sequenced(before, None, None)
+        if void:
+            return WrongServer(draft.room.room_id, draft.hub_server)
         try:
             return take_lpdu(draft, one.event, self._identity)
         except LMatrixError as error:
@@ -150,6 +163,12 @@ class Hub:
             rule=reason,
             error=error,
         )
+
+
+def _hub_event(state: StateView) -> str | None:
+    """The event that made the present hub the hub, where there is one."""
+    event = state.get(HUB_EVENT)
+    return None if event is None else event.event_id
 
 
 def _key(lpdu: Lpdu) -> tuple[str, str]:

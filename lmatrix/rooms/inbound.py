@@ -19,6 +19,7 @@ from lmatrix.canonical_json import encode
 from lmatrix.errors import BadRequest, EventDropped, LMatrixError, UnknownKey, UnsupportedRoomVersion, WrongServer
 from lmatrix.events.forms import Lpdu, Pdu, is_lpdu, peek_room_id
 from lmatrix.events.hashing import event_id_of
+from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, RoomVersion, room_version
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.following import LATER, Fate, Followed
@@ -166,8 +167,9 @@ class TransactionReceiver:
                     self._drop(origin, room_id, "an LPDU, but this server is not the hub")
             elif room.is_hub or not (origin == room.hub_server or _claims_hub(origin, raw, room)):
                 self._drop(origin, room_id, "a PDU, but only from the room's hub are PDUs taken")
-            elif not room.is_participating and not await self._about_an_invite(origin, room_id, raw):
-                self._drop(origin, room_id, "a PDU of a room that this server has left")
+            elif not room.is_participating:
+                if not await self._about_an_invite(origin, room_id, raw):
+                    self._drop(origin, room_id, "a PDU of a room that this server has left")
             else:
                 group.pdus.append(Pdu.parse(raw, room.version))
         except EventDropped as error:
@@ -197,7 +199,8 @@ class TransactionReceiver:
                 if recorder is not None:
                     recorder.record(tx, _with_lpdus(answer, answers).canonical())
 
-            done = await self._hub.take_lpdus(group.loaded, group.lpdus, answered)
+            placed = recorder.placed if recorder is not None and not group.pdus else None
+            done = await self._hub.take_lpdus(group.loaded, group.lpdus, answered, placed)
             _with_lpdus(answer, done, into=answer)
         if group.pdus:
 
@@ -236,9 +239,14 @@ def _with_fates(answer: _Answer, fates: Sequence[Followed], into: _Answer | None
 def _claims_hub(origin: str, raw: JsonObject, room: Room) -> bool:
     """Whether the origin says that it is the hub: where hubs change, it may have become it before we hear of that.
 
-    What it sends is appended only if it follows the event that makes it so.
+    What it sends is appended only if it follows the event that makes it so, or is that event itself, which bears the
+    former hub's signature.
     """
-    return room.version.hub_is_state and raw.get("hub_server") == origin
+    if not room.version.hub_is_state:
+        return False
+    if raw.get("hub_server") == origin:
+        return True
+    return raw.get("type") == HUB_EVENT and str(raw.get("sender")).partition(":")[2] == origin
 
 
 def _failure(error: LMatrixError) -> JsonObject:

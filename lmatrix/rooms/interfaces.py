@@ -174,7 +174,7 @@ class Evidence:
     """What a participant keeps when the hub does something that it must not.
 
     Attributes:
-        kind: ``"fork"``, ``"rejected"``, ``"dropped"``, ``"gap"``.
+        kind: ``"fork"``, ``"rejected"``, ``"dropped"``, ``"altered"``, ``"gap"``.
         event_id: the offending event, when it has an ID.
         event: the event as it came, canonical JSON.
         against: canonical JSON of what contradicts it, when there is such a thing.

@@ -363,9 +363,7 @@ class LocalUsers:
         try:
             return (await self._hub.take_local(loaded, [event], beside))[0].event_id
         except WrongServer:
-            if loaded.room.is_hub:
-                raise
-            # The room moved while this waited its turn: it goes to the new hub, like what is sent from now on.
+            # The room moved while this waited its turn, perhaps more than once: it goes to whoever is the hub now.
             return await self._send(loaded, sender, event_type, content, state_key, transaction)
 
     def _lpdu(

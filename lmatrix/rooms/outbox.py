@@ -7,7 +7,7 @@ first. The echo may overtake the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -57,8 +57,13 @@ class Outbox:
         self._delivery = delivery
         self._clock = clock
         self._server_name = server_name
+        self._stored: Callable[[str, str], None] = lambda room_id, hub_server: None
         self._expected: dict[str, _Expected] = {}
         self._ids: dict[tuple[str, str, str], str] = {}
+
+    def attach(self, stored: Callable[[str, str], None]) -> None:
+        """Complete the circle: who is told, with room ID and hub, that another LPDU is on disk."""
+        self._stored = stored
 
     async def send(self, lpdu: Lpdu, hub_server: str, client_transaction: tuple[str, str, str] | None) -> str:
         """Send an LPDU and wait for what becomes of it.
@@ -92,6 +97,7 @@ class Outbox:
             answer.addErrback(lambda _: None)  # the caller gets the storage's error instead
             raise
         self._delivery.lpdus_pending(hub_server)
+        self._stored(lpdu.room_id, hub_server)
         return await answer
 
     def expect(self, lpdu_event_id: str, key: tuple[str, str, str], hub_server: str) -> Deferred[str]:
@@ -165,25 +171,30 @@ class Outbox:
         for lpdu_id, event_id in taken.items():
             self._resolve(lpdu_id, event_id)
 
-    async def replace(self, pending: PendingLpdu, lpdu: Lpdu, hub_server: str) -> None:
-        """The same event, signed for another hub: it takes the place of the pending one, also for those who wait.
+    async def replace(self, anew: Sequence[tuple[PendingLpdu, Lpdu]], hub_server: str) -> None:
+        """The same events, signed for another hub: they take the places of the pending ones, in this order, also for
+        those who wait. All in one commit, so that they stay in order.
 
         Raises:
-            StorageFailed: the old one is still pending.
+            StorageFailed: the old ones are still pending.
         """
 
-        def work(tx: Any) -> None:
-            self._store.settle(tx, [pending.lpdu_event_id])
-            self._store.add(tx, lpdu, hub_server)
-            self._client_transactions.resolve_client_transaction(tx, pending.lpdu_event_id, lpdu.event_id)
+        def work(tx: Any) -> list[tuple[PendingLpdu, Lpdu]]:
+            # What became of the others is known by now.
+            still = [(old, new) for old, new in anew if self._store.get(tx, old.lpdu_event_id) is not None]
+            self._store.settle(tx, [old.lpdu_event_id for old, _ in still])
+            for old, new in still:
+                self._store.add(tx, new, hub_server)
+                self._client_transactions.resolve_client_transaction(tx, old.lpdu_event_id, new.event_id)
+            return still
 
-        await self._database.write(work)
-        expected = self._expected.pop(pending.lpdu_event_id, None)
-        if expected is not None:
-            key = (lpdu.room_id, lpdu.sender, lpdu.lpdu_hash or "")
-            self._ids.pop(expected.key, None)
-            self._expected[lpdu.event_id] = _Expected(key, expected.waiters)
-            self._ids[key] = lpdu.event_id
+        for old, new in await self._database.write(work):
+            expected = self._expected.pop(old.lpdu_event_id, None)
+            if expected is not None:
+                key = (new.room_id, new.sender, new.lpdu_hash or "")
+                self._ids.pop(expected.key, None)
+                self._expected[new.event_id] = _Expected(key, expected.waiters)
+                self._ids[key] = new.event_id
         self._delivery.lpdus_pending(hub_server)
 
     def settle_one(self, tx: Any, lpdu_event_id: str, event_id: str) -> None:

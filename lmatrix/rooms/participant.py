@@ -84,10 +84,15 @@ class Participant:
         gap = next((one for one in fates if one.fate is Fate.GAP), None)
         if gap is not None:
             closing = await self._gaps.close(loaded, gap.pdu.prev_events[0], source)
-            fates = await self._append(loaded, closing.missing, verified, unverified, beside, closing.earlier)
+            fates = await self._append(loaded, closing.missing, verified, unverified, beside, closing)
         for followed in fates:
             if followed.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
                 await self._report(loaded, followed)
+        came = {pdu.event_id: pdu for pdu in pdus}
+        for followed in fates:
+            as_it_came = came.get(followed.pdu.event_id, followed.pdu)
+            if followed.fate is Fate.APPENDED and as_it_came.canonical != followed.pdu.canonical:
+                await self._keep_evidence(loaded, "altered", as_it_came, "its content is not what its hashes say")
         return fates
 
     async def _verified(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> tuple[list[Pdu], list[Followed]]:
@@ -118,31 +123,32 @@ class Participant:
         received: Sequence[Pdu],
         waiting: Sequence[Followed],
         beside: Callable[[Any, list[Followed]], None] | None,
-        earlier: Collection[str] | None = None,
+        closing: Closing | None = None,
     ) -> list[Followed]:
         """Append what follows; the fates of ``received``, and those of ``waiting`` as they are.
 
         Args:
-            earlier: event IDs known to lie before our log; ``None`` while it is not known whether gaps can be closed.
+            closing: what was found out about a gap; ``None`` while nobody has looked.
         """
+        fill_gaps = closing is None or not closing.answered
         pdus = [*missing, *received]
         first = len(missing)
         while True:
             head = loaded.room.head_event_id
-            held = (await self._held(loaded, pdus)).union(earlier or ())
+            held = (await self._held(loaded, pdus)).union(closing.earlier if closing is not None else ())
 
             def decide(
                 draft: RoomDraft, head: str | None = head, held: Collection[str] = held
             ) -> list[Followed] | None:
                 if draft.head_event_id != head:
                     return None  # what is held has become more since that was looked up
-                return follow(draft, pdus, held, fill_gaps=earlier is None)
+                return follow(draft, pdus, held, fill_gaps=fill_gaps)
 
             def settle(tx: Any, fates: list[Followed] | None) -> None:
                 if fates is None:
                     return
                 self._outbox.settle_echoes(tx, [one.pdu for one in fates if one.fate is not Fate.GAP])
-                final = earlier is not None or all(one.fate is not Fate.GAP for one in fates)
+                final = closing is not None or all(one.fate is not Fate.GAP for one in fates)
                 if beside is not None and final:
                     beside(tx, [*fates[first:], *waiting])
 
@@ -174,7 +180,7 @@ class Participant:
         """
         if not await self._has(loaded, event_id):
             closing = await self._gaps.close(loaded, event_id, source)
-            for one in await self._append(loaded, (), closing.missing, (), None, closing.earlier):
+            for one in await self._append(loaded, (), closing.missing, (), None, closing):
                 if one.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
                     await self._report(loaded, one)
         return await self._has(loaded, event_id)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import attrs
 
 from lmatrix.errors import EventRejected
-from lmatrix.events.auth_events import select_auth_events
+from lmatrix.events.auth_events import are_selected
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Pdu
 from lmatrix.events.room_versions import RoomVersion
@@ -90,7 +90,7 @@ class Replay:
         return not self._version.enforces_chain or tuple(pdu.prev_events) == (self.head,)
 
     def _refusal(self, pdu: Pdu) -> str | None:
-        if self._version.enforces_chain and set(pdu.auth_events) != set(select_auth_events(pdu, self.state)):
+        if self._version.enforces_chain and not are_selected(pdu.auth_events, pdu, self.state):
             return "its auth events are not those that the state before it gives"
         try:
             authorise(pdu, self.state, prev_events=pdu.prev_events)

@@ -196,12 +196,13 @@ class RoomDraft:
             self.extra_destinations.add(server)
 
     def _hub_changes(self, position: int, *, becomes_hub: bool) -> None:
-        """The old hub owes the log up to and including the change, the new one what follows."""
+        """Both hubs owe the log up to, or from, and including the change: whichever of the two is heard first, nobody
+        goes on asking the old one.
+        """
         servers = self.room.joined_per_server.keys() | self._joined.keys()
         for server in sorted(servers - {self.room.server_name}):
             if self.joined(server) > 0:
-                change = SpanChange(server, position + 1, opened=True)
-                self._spans.append(change if becomes_hub else SpanChange(server, position, opened=False))
+                self._spans.append(SpanChange(server, position, opened=becomes_hub))
 
     def _span(self, server: str, position: int, *, opened: bool) -> None:
         # Only a hub owes its room's events to others.

@@ -2,8 +2,9 @@
 
 Owns: which transactions of which peer are being carried out, and handing their answers to repetitions. The same ID
 while in flight shares the one answer; a finished ID gets its stored answer; "the same" means the same origin,
-endpoint, ID and body. On an *exclusive* endpoint a peer may have one transaction in flight; another is refused, or
-waits its turn for peers that are configured so.
+endpoint, ID and body. On an *exclusive* endpoint a peer may have one transaction in flight; another is refused, or, for
+peers that are configured so, waits until the one before it has its place in the room's order, so that many may share a
+commit.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ MAX_WAITING = 16
 
 
 class Recorder:
-    """Lets the answer be written in the same database transaction as what it answers for."""
+    """Lets the answer be written in the same database transaction as what it answers for.
 
-    def __init__(self, put: Callable[[Any, bytes], None]) -> None:
+    Attributes:
+        placed: to be called when it is settled that whatever comes later comes after this transaction's events. A
+            peer's next transaction may then be begun, if the peer may have several in flight.
+    """
+
+    def __init__(self, put: Callable[[Any, bytes], None], placed: Callable[[], None]) -> None:
         self._put = put
         self.recorded = False
+        self.placed = placed
 
     def record(self, tx: Any, answer: bytes) -> None:
         """Write the answer (canonical JSON); to be called from within the database transaction."""
@@ -44,6 +51,7 @@ class _InFlight:
     transaction_id: str
     body_hash: str
     sharers: list[Deferred[bytes]]
+    placed: bool = False
 
 
 class Transactions:
@@ -103,7 +111,7 @@ class Transactions:
                 shared: Deferred[bytes] = Deferred()
                 current.sharers.append(shared)
                 return await shared
-        while exclusive and self._in_flight.get(key):
+        while exclusive and self._must_wait(key):
             await self._turn(key)
         mine = _InFlight(transaction_id, body_hash, [])
         self._in_flight.setdefault(key, []).append(mine)
@@ -118,6 +126,12 @@ class Transactions:
         for sharer in mine.sharers:
             sharer.callback(answer)
         return answer
+
+    def _must_wait(self, key: tuple[str, str]) -> bool:
+        running = self._in_flight.get(key)
+        if not running:
+            return False
+        return not all(one.placed for one in running) or not self._may_overlap(key[0])
 
     async def _turn(self, key: tuple[str, str]) -> None:
         if not self._may_overlap(key[0]):
@@ -134,6 +148,13 @@ class Transactions:
         running.remove(mine)
         if not running:
             del self._in_flight[key]
+        self._placed(key, mine)
+
+    def _placed(self, key: tuple[str, str], mine: _InFlight) -> None:
+        """The next transaction may be begun; whoever is told so twice has had his turn."""
+        if mine.placed:
+            return
+        mine.placed = True
         queue = self._waiting.get(key)
         if queue:
             turn = queue.popleft()
@@ -154,7 +175,7 @@ class Transactions:
                 tx, origin, endpoint, mine.transaction_id, StoredAnswer(mine.body_hash, 200, answer), now_ms
             )
 
-        recorder = Recorder(put)
+        recorder = Recorder(put, lambda: self._placed((origin, endpoint), mine))
         answer = await work(recorder)
         if not recorder.recorded:
             await self._database.write(lambda tx: put(tx, answer))

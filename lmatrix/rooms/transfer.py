@@ -25,6 +25,7 @@ from lmatrix.errors import (
     LMatrixError,
     NotFound,
     PeerMisbehaved,
+    PeerRefused,
     PeerUnreachable,
     WrongServer,
 )
@@ -41,6 +42,9 @@ from lmatrix.rooms.sequencing import Sequenced, take_lpdu
 HUB_EVENT = "m.room.hub"
 VALIDITY_MS = 30_000
 """For how long an offer stands; the auth rules allow twice that, which leaves room for clocks that differ."""
+
+OFFERS = 3
+"""How often a candidate is offered a room before the sequencer is held, at most."""
 
 HELD_SECONDS = 15.0
 """How long the sequencer waits for a candidate that has the whole room already."""
@@ -162,8 +166,7 @@ class HubTransfer:
 
     async def _move(self, loaded: LoadedRoom, candidate: str) -> str:
         room = loaded.room
-        head = room.head_event_id
-        lpdu = await self._offer(room, candidate)
+        head, lpdu = await self._first_offer(room, candidate)
         await loaded.sequencer.hold()
         try:
             self._check_candidate(room, candidate)
@@ -174,6 +177,28 @@ class HubTransfer:
             loaded.sequencer.release()
         self.log.info("{room_id}: the hub is {candidate} now", room_id=room.room_id, candidate=candidate)
         return moved.event_id
+
+    async def _first_offer(self, room: Room, candidate: str) -> tuple[str | None, Lpdu]:
+        """The head that was offered, and what the candidate signed.
+
+        A candidate that has needed longer than an offer stands to make itself whole refuses, and has done the work: it
+        is asked again.
+        """
+        for _ in range(OFFERS - 1):
+            head, began = room.head_event_id, self._clock.seconds()
+            try:
+                return head, await self._offer(room, candidate)
+            except PeerRefused as error:
+                if self._clock.seconds() - began < VALIDITY_MS / 1000:
+                    raise
+                self.log.info(
+                    "{room_id}: {candidate} was too late, and is asked again: {error}",
+                    room_id=room.room_id,
+                    candidate=candidate,
+                    error=error,
+                )
+        head = room.head_event_id
+        return head, await self._offer(room, candidate)
 
     def _take(self, draft: RoomDraft, lpdu: Lpdu, candidate: str) -> Sequenced:
         if self._expired(lpdu):

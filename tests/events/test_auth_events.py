@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from lmatrix.events.auth_events import auth_event_keys, select_auth_events
+from lmatrix.events.auth_events import are_selected, auth_event_keys, select_auth_events
 
 from .builders import ALICE, BOB, CAROL, CREATE_ID, HUB, V2, draft, membership, power_levels, room, state_event
 
@@ -88,3 +88,18 @@ class SelectAuthEventsTests(SynchronousTestCase):
         self.assertEqual(
             select_auth_events(draft("m.room.create", state_key="", sender=ALICE, hub_server=HUB), room()), ()
         )
+
+    def test_what_is_cited(self) -> None:
+        """The same in any order is as good; one less, one more, another one, or one twice is not."""
+        selected = select_auth_events(draft(), room(power_levels()))
+        create, levels, member = selected
+        for cited, are_right in (
+            (selected, True),
+            ((member, create, levels), True),
+            ((create, levels), False),
+            ((*selected, "$m.room.topic|"), False),
+            ((create, levels, "$another"), False),
+            ((*selected, create), False),
+            ((), False),
+        ):
+            self.assertIs(are_right, are_selected(cited, draft(), room(power_levels())), cited)

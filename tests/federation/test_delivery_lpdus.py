@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.canonical_json import parse_object
@@ -200,3 +202,50 @@ class LpduTests(SynchronousTestCase):
         self.bench.peers.respond = None
         self.bench.delivery.lpdus_pending("new.example")
         self.assertEqual("new.example", self.bench.peers.last().destination)
+        self.bench.clock.advance(1000)
+        self.assertEqual(1, len([one for one in self.bench.peers.requests if one.destination == PEER]))
+
+    def test_what_is_left_of_a_transaction(self) -> None:
+        """When an LPDU of a transaction that was not answered has gone elsewhere, the others go in another one."""
+        gone = self.bench.lpdu("gone")
+        self.bench.lpdu("here")
+        self.bench.peers.respond = lambda request: request.unreachable()
+        self.wake()
+        self.bench.settle(gone)
+        self.bench.peers.respond = lambda request: request.ok()
+        self.bench.clock.advance(2)
+        self.assertEqual([["gone", "here"], ["here"]], [request.texts for request in self.bench.peers.requests])
+        self.assertEqual(2, len({request.transaction_id for request in self.bench.peers.requests}))
+
+    def test_a_hub_that_does_not_know_it_yet(self) -> None:
+        """A server that is not the hub yet gets an LPDU again soon, and what comes after it in the room not before; the
+        longer it takes the rarer, and not rarer than twice a minute. Other rooms do not wait.
+        """
+        ids = {text: self.bench.lpdu(text, room).event_id for text, room in (("a", "moved"), ("b", "moved"))}
+        is_hub: list[bool] = []
+        taken: list[str] = []
+
+        def respond(request: Request) -> None:
+            if is_hub or request.texts == ["c"]:
+                taken.extend(request.texts)
+                request.ok(accepted={ids[text]: "$made" for text in request.texts})
+            else:
+                request.wrong_server(*(ids[text] for text in request.texts))
+
+        self.bench.peers.respond = respond
+        self.wake()
+        for text, room in (("c", "other"), ("d", "moved")):
+            ids[text] = self.bench.lpdu(text, room).event_id
+            self.wake()
+        self.assertEqual([["a", "b"], ["c"]], [request.texts for request in self.bench.peers.requests])
+        for _ in range(1200):
+            self.bench.clock.advance(0.1)
+        times = [request.at - self.bench.peers.requests[0].at for request in self.bench.peers.requests[2:]]
+        self.assertLess(times[0], 0.3)
+        self.assertLessEqual(max(later - earlier for earlier, later in pairwise(times)), 37)
+        self.assertLess(len(times), 20)
+        is_hub.append(True)
+        for _ in range(370):
+            self.bench.clock.advance(0.1)
+        self.assertEqual(["c", "a", "b", "d"], taken)
+        self.assertEqual(frozenset(), self.bench.delivery.destinations)

@@ -68,11 +68,12 @@ class TableTests(SynchronousTestCase):
     """Every class of the error family."""
 
     def test_each_error_has_its_status_and_code(self) -> None:
-        """Status, errcode and extra fields are those of the table; the message is the exception's."""
+        """Status, errcode and extra fields are those of the table; the message is the exception's, or the peer's."""
         for error, status, errcode, extra in _TABLE:
             answer = error_answer(error)
+            words = error.error if isinstance(error, errors.PeerRefused) else str(error)
             self.assertEqual(answer.status, status, repr(error))
-            self.assertEqual(answer.body, {"errcode": errcode, "error": str(error), **extra}, repr(error))
+            self.assertEqual(answer.body, {"errcode": errcode, "error": words, **extra}, repr(error))
 
     def test_the_table_is_complete(self) -> None:
         """A class that is added to the family is added here, and so to the mapping."""
@@ -129,6 +130,13 @@ class PassedOnTests(SynchronousTestCase):
             {name: value for name, value in _body(answer).items() if name not in ("errcode", "error")},
             {"retry_after_ms": 5, "hub_server": "h.example", "room_version": "I.1"},
         )
+
+    def test_the_peers_own_words_are_passed_on(self) -> None:
+        """What the peer says about its refusal is said to the caller, and no more than fits."""
+        for words in ("She does not take invites today.", "x" * 10_000):
+            error = _body(error_answer(errors.PeerRefused("b.example", 403, "M_FORBIDDEN", words, {})))["error"]
+            self.assertEqual(error[: MAX_MESSAGE - 1], words[: MAX_MESSAGE - 1])
+            self.assertLessEqual(len(error), MAX_MESSAGE)
 
     def test_fields_of_the_wrong_kind_are_left_out(self) -> None:
         """A peer's fields are used only when they are what they should be."""

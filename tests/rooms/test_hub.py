@@ -51,6 +51,25 @@ class HubTests(NetworkTestCase):
             self.assertEqual(previous, tuple(pdu.prev_events))
             previous = (pdu.event_id,)
 
+    def test_what_is_dated_too_far_ahead_is_refused(self) -> None:
+        """The hub signs nothing that is dated so late that its own key might have ended by then."""
+        now_ms = int(self.network.clock.seconds() * 1000)
+        day_ms = 24 * 60 * 60 * 1000
+        near = self.lpdu(origin_server_ts=now_ms + day_ms)
+        far = self.lpdu(origin_server_ts=now_ms + day_ms + 1)
+        answer = self.receive("1", near, far)
+        self.assertEqual({near.event_id}, answer["org.lmatrix.accepted"].keys())
+        self.assertEqual({far.event_id}, answer["failed_pdus"].keys())
+
+    def test_what_cannot_be_verified_yet_is_not_refused(self) -> None:
+        """While the sender's keys cannot be had, the LPDU is to be sent again; then it is accepted."""
+        lpdu = self.lpdu()
+        self.network.keyless.add(self.north.name)
+        failed = self.receive("1", lpdu)["failed_pdus"]
+        self.assertEqual("org.lmatrix.try_later", failed[lpdu.event_id]["errcode"])
+        self.network.keyless.clear()
+        self.assertEqual({}, self.receive("2", lpdu)["failed_pdus"])
+
     def test_the_answer_names_the_events(self) -> None:
         """``org.lmatrix.accepted`` says which event each LPDU became."""
         lpdu = self.lpdu()
@@ -203,6 +222,20 @@ class TransactionTests(NetworkTestCase):
         for answer in answers:
             self.successResultOf(answer)
         self.assertEqual(["0", "1", "2"], self.hub.bodies(self.room_id))
+
+    def test_overlapping_transactions_share_a_commit(self) -> None:
+        """Those that wait their turn begin as soon as the one before has its place: their order is kept, and what comes
+        during a commit is in the next one together.
+        """
+        self.hub.may_overlap = True
+        self.slow_disk()
+        before = self.hub.database.commits
+        answers = [self.receive(str(number), self.body(str(number))) for number in range(10)]
+        self.network.clock.pump([0] * 20 + [1] * 3)
+        for answer in answers:
+            self.successResultOf(answer)
+        self.assertEqual([str(number) for number in range(10)], self.hub.bodies(self.room_id))
+        self.assertEqual(2, self.hub.database.commits - before)
 
     def test_a_finished_transaction_has_its_answer(self) -> None:
         """A repetition after the end, and after a restart, gets the stored answer byte for byte."""

@@ -128,6 +128,19 @@ class JoinTests(NetworkTestCase):
             self.failureResultOf(joining, expected)
             self.assertIsNone(done(self.north.floor.rooms.load(room_id)))
 
+    def test_a_room_that_cannot_be_verified_is_not_joined(self) -> None:
+        """Without the keys of somebody whose events are in the state we would have another state than the hub."""
+        room_id = self.hub.create_room(self.alice)
+        self.south.join(self.carol, room_id, self.hub.name)
+        self.network.keyless.add(self.south.name)
+        with self.assertRaises(PeerUnreachable) as raised:
+            self.north.join(self.bob, room_id, self.hub.name)
+        self.assertEqual(self.south.name, raised.exception.destination)
+        self.assertIsNone(done(self.north.floor.rooms.load(room_id)))
+        self.network.keyless.clear()
+        self.north.join(self.bob, room_id, self.hub.name)
+        self.assertEqual("join", done(self.north.floor.rooms.load(room_id)).membership(self.carol))
+
     def test_a_hub_that_lies_is_not_joined(self) -> None:
         """State that does not verify, another event than our join, or no create event: the join fails."""
         room_id = self.hub.create_room(self.alice)
@@ -274,6 +287,24 @@ class InviteTests(NetworkTestCase):
         done(self.hub.floor.local_users.membership(self.room_id, self.alice, self.bob, "leave", "changed my mind"))
         self.network.settle()
         self.assertIsNone(self.pending(self.north, self.bob))
+
+    def test_an_invite_back_that_is_withdrawn(self) -> None:
+        """The same for a user of a server that has been in the room before: the event ends the invite, and is neither
+        taken for the next one of the log that ended long ago, nor asked for again.
+        """
+        self.invite(self.hub, self.alice, self.bob)
+        self.north.join(self.bob, self.room_id, self.hub.name)
+        leaving = Deferred.fromCoroutine(self.north.floor.local_users.leave(self.bob, self.room_id, None))
+        self.network.settle()
+        self.successResultOf(leaving)
+        log = self.north.log(self.room_id)
+        self.say(self.hub, self.room_id, self.alice, "meanwhile")
+        self.invite(self.hub, self.alice, self.bob)
+        done(self.hub.floor.local_users.membership(self.room_id, self.alice, self.bob, "leave", "changed my mind"))
+        kick = parse_object(self.hub.log(self.room_id)[-1].canonical)
+        self.assertEqual({"failed_pdus": {}}, self.north.receive(self.hub.name, "kick", [kick]))
+        self.assertIsNone(self.pending(self.north, self.bob))
+        self.assertEqual(log, self.north.log(self.room_id))
 
     def test_invites_to_the_wrong_place_are_refused(self) -> None:
         """An invite must be for one of our users, from the hub that it names, of a version that we know."""

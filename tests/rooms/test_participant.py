@@ -204,6 +204,24 @@ class FollowingTests(NetworkTestCase):
         self.north.restart()
         self.assertIsNone(done(self.north.floor.rooms.load(self.room_id)).state.get("m.room.topic"))
 
+    def test_auth_events_that_are_cited_twice(self) -> None:
+        """An event that cites the right auth events, and one of them again, breaks the rules (4.1)."""
+        good = self.forged(self.hub.log(self.room_id)[-1].event_id, "twice")
+        bad = build_hub_event(
+            room_version("I.1"),
+            room_id=self.room_id,
+            type=good.type,
+            sender=good.sender,
+            content=good.content,
+            origin_server_ts=17,
+            hub_server=self.hub.name,
+            auth_events=[*good.auth_events, good.auth_events[0]],
+            prev_events=good.prev_events,
+            keys=self.hub.identity.keys,
+        )
+        self.assertIn(bad.event_id, self.receive(bad)["failed_pdus"])
+        self.assertIs(Standing.REJECTED, self.north.log(self.room_id)[-1].standing)
+
     def test_what_is_not_signed_is_dropped(self) -> None:
         """An event without the hub's good signature is no event; it is evidence only."""
         head = self.hub.log(self.room_id)[-1].event_id
@@ -225,6 +243,17 @@ class FollowingTests(NetworkTestCase):
         self.assertEqual(
             (pdu.event_id, {}), (self.north.pdus(self.room_id)[-1].event_id, self.north.pdus(self.room_id)[-1].content)
         )
+        [evidence] = self.evidence()
+        self.assertEqual(("altered", pdu.event_id), (evidence.kind, evidence.event_id))
+        self.assertEqual({"body": "false"}, parse_object(evidence.event)["content"])
+
+    def test_a_redacted_copy_is_no_evidence(self) -> None:
+        """An event that comes late comes as its redacted copy, whose content is gone by right."""
+        [pdu] = self.hub_says("never mind")
+        done(self.hub.floor.local_users.redact(self.room_id, self.alice, pdu.event_id, None))
+        self.network.settle()
+        self.assertEqual({}, self.north.pdus(self.room_id)[-2].content)
+        self.assertEqual([], self.evidence())
 
     def test_only_the_hub_is_believed(self) -> None:
         """PDUs from any other server are dropped, and so are LPDUs: this server is not the hub."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from lmatrix.canonical_json import parse
+from lmatrix.canonical_json import encode, parse
 from lmatrix.errors import (
     BadRequest,
     Forbidden,
@@ -143,6 +143,61 @@ class TransferTests(NetworkTestCase):
         offering = Deferred.fromCoroutine(self.north.floor.candidacy.offered(self.hub.name, offer))
         self.turns()
         self.assertEqual(head, self.successResultOf(offering).content["head"])
+
+    def test_a_candidate_that_takes_long(self) -> None:
+        """A candidate that was too late only because it had much to fetch is asked again, and is quick then; one that
+        refuses at once is not asked again.
+        """
+        for number in range(150):
+            result_of(self.hub.send(self.room_id, self.alice, str(number)))
+        fetching: Deferred[None] = Deferred()
+        self.network.slow[(self.hub.name, "backfill")] = fetching
+        moving = Deferred.fromCoroutine(self.hub.floor.transfer.transfer(self.room_id, self.north.name))
+        self.turns()
+        self.network.clock.advance(VALIDITY_MS / 1000 + 1)
+        self.assertNoResult(moving)
+        fetching.callback(None)
+        self.turns()
+        self.successResultOf(moving)
+        self.assert_hub(self.north)
+        self.assertEqual(2, len([request for request in self.network.requests if request[2] == "offer"]))
+
+    def test_the_old_hub_dies_after_the_change(self) -> None:
+        """What only the new hub has heard, the new hub tells everybody."""
+        self.network.unreachable.add(self.south.name)
+        self.successResultOf(self.transfer(self.hub, self.north))
+        self.assertEqual(self.hub.name, self.hub_of(self.south))
+        self.network.unreachable.remove(self.south.name)
+        self.network.unreachable.add(self.hub.name)
+        self.turns()
+        self.assertEqual(self.north.name, self.hub_of(self.south))
+        self.say(self.south, self.room_id, self.carol, "we go on")
+        self.assertEqual(["we go on"], self.north.bodies(self.room_id))
+        self.network.unreachable.clear()
+        self.turns()
+        self.assert_hub(self.north)
+        self.assert_whole()
+
+    def test_what_waited_while_the_room_went_and_came_back(self) -> None:
+        """An LPDU that the hub had not looked at before the room left is void when the room is back: its sender signed
+        it anew for the hub in between, and it is in the room already.
+        """
+        self.south.send(self.room_id, self.carol, "once")
+        [lpdu] = result_of(self.south.database.read(lambda tx: self.south.pending.for_hub(tx, self.hub.name, 0, 9)))
+        self.south.delivery.hubs.clear()
+        looking: Deferred[None] = Deferred()
+        self.network.slow[("everybody", "keys")] = looking
+        body = {"pdus": [dict(parse(lpdu.canonical))]}
+        late = Deferred.fromCoroutine(self.hub.floor.receiver.receive(self.south.name, "late", body, encode(body)))
+        self.successResultOf(self.transfer(self.hub, self.north))
+        self.assertEqual(["once"], self.north.bodies(self.room_id))
+        self.successResultOf(self.transfer(self.north, self.hub))
+        looking.callback(None)
+        self.turns()
+        [failure] = parse(self.successResultOf(late))["failed_pdus"].values()
+        self.assertEqual("M_WRONG_SERVER", failure["errcode"])
+        for server in self.network.servers.values():
+            self.assertEqual(["once"], server.bodies(self.room_id))
 
     def test_what_is_pending_moves_along(self) -> None:
         """An LPDU that the old hub had not taken is signed anew, and appears once; whoever waits for it hears of it."""

@@ -56,11 +56,13 @@ class Process(Protocol):
 
     name: str
     alive: bool
+    distort: Distort | None
 
     def render(self, request: ArrivedRequest) -> None:
         """Answer a request."""
 
 
+Distort = Callable[[str, Answer], Answer]
 Tamper = Callable[[str, str, OutgoingRequest], OutgoingRequest | None]
 Witness = Callable[[str, str, OutgoingRequest, Answer], None]
 
@@ -308,7 +310,10 @@ class ArrivedRequest:
         self._over = True
         for finishing in self._take():
             finishing.callback(None)
-        self._answered(Answer(self._status, self.responseHeaders, b"".join(self._parts)))
+        answer = Answer(self._status, self.responseHeaders, b"".join(self._parts))
+        if self.process.distort is not None:
+            answer = self.process.distort(self.uri.decode("ascii"), answer)
+        self._answered(answer)
 
     def client_gone(self) -> None:
         """The connection is closed from the other end."""

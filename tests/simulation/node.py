@@ -25,7 +25,7 @@ from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.stores import Stores
 from tests.simulation.clocks import WorldClock
 from tests.simulation.disk import Disk, Speed
-from tests.simulation.network import ArrivedRequest, MemoryTransport, Network, StaticRoutes, Tamper
+from tests.simulation.network import ArrivedRequest, Distort, MemoryTransport, Network, StaticRoutes, Tamper
 from tests.simulation.reactor import ServerReactor
 from tests.simulation.reverify import PublicKey
 
@@ -75,6 +75,7 @@ class Process:
         around = node.around
         self.node = node
         self.name = node.name
+        self.distort = node.distort
         self.alive = True
         self.ready = False
         self.running: dict[int, Callable[[], None]] = {}
@@ -139,15 +140,22 @@ class Node:
         around: what it shares with the others.
         name: its server name.
         localparts: of its users.
-        tamper: what it does to the requests that it sends, when it is not to be trusted.
+        tamper, distort: what it does to the requests that it sends and the answers that it gives, when it is not to be
+            trusted.
     """
 
     def __init__(
-        self, around: Surroundings, name: str, localparts: tuple[str, ...], tamper: Tamper | None = None
+        self,
+        around: Surroundings,
+        name: str,
+        localparts: tuple[str, ...],
+        tamper: Tamper | None = None,
+        distort: Distort | None = None,
     ) -> None:
         self.around = around
         self.name = name
         self.tamper = tamper
+        self.distort = distort
         self.users = tuple(f"@{localpart}:{name}" for localpart in localparts)
         self.ahead = 0.0
         self.speed = Speed()

@@ -16,6 +16,10 @@ from types import TracebackType
 import attrs
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
+from lmatrix.federation.transport import Answer, OutgoingRequest
+from lmatrix.ids import server_of
+from tests.simulation.byzantine import NAME as MALLORY
+from tests.simulation.byzantine import Mischief
 from tests.simulation.checks import Ending
 from tests.simulation.clocks import WorldClock
 from tests.simulation.disk import Disk
@@ -92,12 +96,21 @@ class Simulation:
         around = Surroundings(self.clock, self.network, plan.seed, self._directory, self.note, self._committed)
         names = NAMES[: plan.servers]
         self.nodes = {name: Node(around, name, LOCALPARTS[: plan.users]) for name in names}
+        self.mischief: Mischief | None = None
+        everybody = dict(self.nodes)
+        if plan.byzantine:
+            self.mischief = Mischief(self.clock, plan.seed, self.note, names)
+            mallory = Node(around, MALLORY, LOCALPARTS[:1], self.mischief.tamper, self.mischief.answer)
+            self.mischief.node = everybody[MALLORY] = mallory
+        self.everybody = everybody
         self.watch = Watch(frozenset(names))
         self.network.witnesses.append(self.watch.answered)
+        if verbose:
+            self.network.witnesses.append(self._refusals)
         self.workload = Workload(
-            self.nodes, plan.seed, self.note, lambda what: self.watch.violated("answer", what), plan.version
+            everybody, plan.seed, self.note, lambda what: self.watch.violated("answer", what), plan.version
         )
-        self.faults = Faults(self.clock, self.network, self.nodes, plan.seed, plan.weather, self.note)
+        self.faults = Faults(self.clock, self.network, everybody, plan.seed, plan.weather, self.note)
 
     def __enter__(self) -> Simulation:
         # What a crashed process holds must not be collected while others run: its coroutines would be ended, and act.
@@ -110,7 +123,7 @@ class Simulation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         globalLogPublisher.removeObserver(self._logged)
-        for node in self.nodes.values():
+        for node in self.everybody.values():
             node.crash()
         gc.enable()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -123,7 +136,7 @@ class Simulation:
 
     def run(self) -> Result:
         """Everything, in order."""
-        for node in self.nodes.values():
+        for node in self.everybody.values():
             node.start()
         self.clock.run_until(START + 1.0)
         for number in range(self.plan.rooms):
@@ -132,7 +145,10 @@ class Simulation:
             self.clock.callLater(step.at, self._step, step.kind, step.number)
         self.clock.run_until(START + 1.0 + self.plan.seconds)
         self.faults.heal()
-        self._run_while(lambda: any(one.state == "open" for one in self.workload.operations), ANSWER_SECONDS)
+        if self.mischief is not None:
+            self.mischief.repent()
+        self._run_while(self._somebody_waits, ANSWER_SECONDS)
+        self.workload.retrying = False
         ending = Ending(self.nodes, self._keys(), self.watch, self.workload)
         self._rest()
         for _ in range(3):
@@ -143,6 +159,9 @@ class Simulation:
             self._rest()
             if not strangers:
                 break
+        if self.mischief is not None and self.mischief.node is not None:
+            self.mischief.node.crash()
+            self._run_while(lambda: True, 600.0)
         if self.clock.calls:
             self.note(f"not at rest: {self.clock.calls[:5]}")
         found = ending.violations()
@@ -158,12 +177,20 @@ class Simulation:
             done=sum(one.state == "done" for one in self.workload.operations),
         )
 
+    def _somebody_waits(self) -> bool:
+        return any(
+            one.state == "open" and one.room_id not in self.watch.tainted and server_of(one.user_id) in self.nodes
+            for one in self.workload.operations
+        )
+
     def _step(self, kind: str, number: int) -> None:
         self.note(f"-- step {number}: {kind}")
         if kind in FAULT_STEPS:
             self.faults.step(kind, number)
         elif kind not in BYZANTINE_STEPS:
             self.workload.step(kind, number)
+        elif self.mischief is not None:
+            self.mischief.step(number)
 
     def _rest(self) -> None:
         self._run_while(lambda: True, REST_SECONDS)
@@ -174,11 +201,17 @@ class Simulation:
             self.clock.step()
 
     def _keys(self) -> Keys:
-        return {name: node.public_keys() for name, node in self.nodes.items()}
+        return {name: node.public_keys() for name, node in self.everybody.items()}
 
     def _committed(self, node: Node, disk: Disk) -> None:
         self.watch.committed(node.name, disk)
         self._digest.update(f"{node.name} {self.clock.seconds()}".encode())
+
+    def _refusals(self, origin: str, destination: str, request: OutgoingRequest, answer: Answer) -> None:
+        if answer.status != 200:
+            self.note(f"   {destination} answers {origin} {answer.status}: {answer.body[:200]!r}")
+        elif b'"failed_pdus":{"' in answer.body:
+            self.note(f"   {destination} answers {origin}: {answer.body[:300]!r}")
 
     def _logged(self, event: LogEvent) -> None:
         self.watch.logged(event)

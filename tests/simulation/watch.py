@@ -14,6 +14,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent
 
 from lmatrix.errors import Overloaded, ShuttingDown, StorageFailed
 from lmatrix.federation.transport import Answer, OutgoingRequest
+from lmatrix.ids import server_of
 from lmatrix.rooms.interfaces import SEGMENT_STRIDE
 from tests.simulation.disk import Disk
 
@@ -46,16 +47,18 @@ class Watch:
 
     Args:
         correct: names of the servers that keep the rules.
+
+    Attributes:
+        tainted: rooms that have, or had, a hub that does not keep the rules.
+        told_accepted: what correct hubs said that they had accepted: ``(hub, whom it told, event ID)``.
     """
 
     def __init__(self, correct: frozenset[str]) -> None:
         self.correct = correct
         self.violations: list[Violation] = []
         self.tainted: set[str] = set()
-        self.tainted_events: set[str] = set()
         self.events = 0
         self.told_accepted: list[tuple[str, str, str]] = []
-        self.told_held: list[tuple[str, str, str]] = []
         self._streams: dict[str, int] = {}
         self._last: dict[tuple[str, str], _Seen] = {}
         self._successors: dict[str, tuple[str, str]] = {}
@@ -69,18 +72,31 @@ class Watch:
     def committed(self, name: str, disk: Disk) -> None:
         """A commit on a disk: the chain must go on there as it does everywhere else."""
         rows = disk.look(
-            "SELECT e.stream, r.room_id, e.position, e.event_id, e.canonical, e.standing FROM events AS e"
+            "SELECT e.stream, r.room_id, e.position, e.event_id, e.canonical, e.standing, r.room_version"
+            " FROM events AS e"
             " JOIN rooms AS r ON r.room_nid = e.room_nid WHERE e.stream > ? ORDER BY e.stream",
             self._streams.get(name, 0),
         )
-        for stream, room_id, position, event_id, canonical, standing in rows:
+        for stream, room_id, position, event_id, canonical, standing, version in rows:
             self._streams[name] = stream
+            event = json.loads(canonical)
+            if event["type"] in ("m.room.create", "m.room.hub") and server_of(event["sender"]) not in self.correct:
+                self.tainted.add(room_id)
             if name in self.correct:
                 self.events += 1
-                self._appended(name, room_id, position, event_id, json.loads(canonical), standing)
+                tolerant = version != "I.1" and room_id in self.tainted
+                self._appended(name, room_id, position, event_id, event, standing, tolerant=tolerant)
 
     def _appended(
-        self, name: str, room_id: str, position: int, event_id: str, event: dict[str, Any], standing: str
+        self,
+        name: str,
+        room_id: str,
+        position: int,
+        event_id: str,
+        event: dict[str, Any],
+        standing: str,
+        *,
+        tolerant: bool,
     ) -> None:
         last = self._last.get((name, room_id))
         prev_events = event["prev_events"]
@@ -88,7 +104,7 @@ class Watch:
         if last is not None and not new_run:
             if position != last.position + 1:
                 self.violated("position", f"{name} put {event_id} at {position} after {last.position} in {room_id}")
-            if prev_events != [last.event_id]:
+            if prev_events != [last.event_id] and not tolerant:
                 self.violated("chain", f"{name} put {event_id} after {last.event_id}; it names {prev_events}")
         self._last[name, room_id] = _Seen(position, event_id)
         if room_id in self.tainted:

@@ -21,6 +21,7 @@ from lmatrix.client_api.interfaces import AccountStore
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.sync.reader import SyncAnswer, SyncQuestion, SyncReader
 from lmatrix.client_api.tokens import parse_since
+from lmatrix.devices.background import in_background
 from lmatrix.devices.interfaces import ToDeviceStore
 from lmatrix.devices.typing_notices import TypingNotices
 from lmatrix.http.messages import JsonRequest
@@ -102,9 +103,11 @@ class Sync:
     def _forget_messages(self, requester: Requester, up_to: int) -> None:
         """The device has them. Nobody waits for that: it only tidies up, and is done with the next sync otherwise."""
         device = (requester.user_id, requester.device_id)
-        self._database.write(lambda tx: self._messages.acknowledge(tx, *device, up_to)).addErrback(
-            lambda failure: self.log.failure("messages that a device has could not be removed", failure=failure)
-        )
+
+        async def forget() -> None:
+            await self._database.write(lambda tx: self._messages.acknowledge(tx, *device, up_to))
+
+        in_background(forget(), self.log, f"{requester.user_id}: messages that a device has are not removed yet")
 
     async def _filter(self, given: str | None, requester: Requester) -> SyncFilter:
         """A filter: written out in JSON, or by the ID under which it was stored."""

@@ -125,7 +125,8 @@ class EveryEndpointTests(ApiTestCase):
             method, path, _ = GOOD_REQUESTS[name]
             events = 50 if name == "send" else 1
             body = b'{"pdus":["' + b'","'.join([b"x" * 65536] * events) + b'"]}'
-            self.assertEqual(200, self.ask(method, path, body).status, name)
+            # The endpoint of claims looks into its body itself; but it was taken.
+            self.assertEqual(400 if name == "claim_keys" else 200, self.ask(method, path, body).status, name)
 
     def test_rate_limits(self) -> None:
         """A server that asks too often is told when to come back, at every endpoint that the I-D calls limited.
@@ -203,7 +204,8 @@ class SignedRequestTests(ApiTestCase):
             else:
                 self.assertEqual(200, self.signed(name, None, body=b""), name)
                 self.assertEqual(200, self.signed(name, b"{}", body=b""), name)
-        self.assertEqual({PARTICIPANT}, {call[1] for call in self.rooms.calls})
+        told = [call for call in self.rooms.calls if call[0] not in ("local_device", "hand_out")]
+        self.assertEqual({PARTICIPANT}, {call[1] for call in told})
 
     def test_tampered(self) -> None:
         """A request that is signed otherwise than it is sent, or for somebody else, is not admitted."""
