@@ -1,7 +1,8 @@
-"""A whole server: the one place where everything is built and handed its collaborators.
+"""A standalone server: what it adds to the core that every server has, and the order of its beginning and end.
 
-Owns: the wiring, in :func:`build_server`, and the order of starting and stopping, in :class:`Server`. Nothing else
-knows all the parts; every part knows only what its constructor was given.
+Owns: the wiring, in :func:`build_server`, and the order of starting and stopping, in :class:`Server`. The rooms, their
+storage and the federation side are put together in :mod:`lmatrix.core`; here come listeners, keys out of files, and the
+APIs for clients and operators. Every part knows only what its constructor was given.
 
 What lies outside of the server, the disk and the network, can be handed to :func:`build_server` as an
 :class:`Outside`; by default it is this machine's.
@@ -17,12 +18,9 @@ requests, the running ones answered, the deliveries in flight finished, the room
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -36,65 +34,18 @@ from lmatrix.client_api.routes import BesideStores, ClientApiParts, client_route
 from lmatrix.config import Config, Resource
 from lmatrix.config.files import load_admin_token, load_tls
 from lmatrix.config.rate_limits import Rate
-from lmatrix.devices.floor import DevicesFloor, DeviceStores
-from lmatrix.federation.authentication import Authenticator
-from lmatrix.federation.backoff import BackoffPolicy
-from lmatrix.federation.client import RouteFinder, SignedClient
-from lmatrix.federation.delivery import FederationDelivery
-from lmatrix.federation.device_peers import HttpDevicePeers
-from lmatrix.federation.key_fetching import KeyFetcher
-from lmatrix.federation.key_notaries import KeyNotaries
-from lmatrix.federation.keyring import ServerKeyring
+from lmatrix.core import Core, Outside, build_core, take_steps
 from lmatrix.federation.notary import Notary
-from lmatrix.federation.peer_settings import PeerSettingsTable
-from lmatrix.federation.peers import HttpPeers
-from lmatrix.federation.resources.admission import Admission
-from lmatrix.federation.resources.routes import federation_table, key_table
+from lmatrix.federation.resources.routes import key_table
 from lmatrix.federation.srv import DnsClient
-from lmatrix.federation.transport import PeerTransport
 from lmatrix.http.limits import RateLimiter
 from lmatrix.http.status_resources import health_routes, metrics_routes
 from lmatrix.listening import Listeners, PlannedListener
 from lmatrix.metrics import Metrics
 from lmatrix.network import this_network
-from lmatrix.peer_memory import StoredPeerTraits
 from lmatrix.rooms.evidence_export import EvidenceExporter
-from lmatrix.rooms.floor import RoomsFloor, RoomStores
-from lmatrix.rooms.history import History
-from lmatrix.rooms.interfaces import Database, PendingLpdu, PendingOutcomes
-from lmatrix.rooms.registry import Rooms
 from lmatrix.signing_keys import OwnSigningKeys
 from lmatrix.storage.database import SqliteDatabase
-from lmatrix.storage.stores import Stores
-
-
-class RunningDatabase(Database, Protocol):
-    """A database with a beginning and an end; see :class:`lmatrix.storage.database.SqliteDatabase`."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-
-class ClosingTransport(PeerTransport, Protocol):
-    """A transport with an end; see :class:`lmatrix.federation.transport.HttpTransport`."""
-
-    async def close(self) -> None: ...
-
-
-@attrs.frozen(slots=True)
-class Outside:
-    """What a server stands on.
-
-    Attributes:
-        database: where everything is kept.
-        transport: carries requests to other servers.
-        resolver: finds them.
-    """
-
-    database: RunningDatabase
-    transport: ClosingTransport
-    resolver: RouteFinder
 
 
 class Server:
@@ -102,37 +53,22 @@ class Server:
 
     Args:
         config: for what the start-up log says.
-        database, traits, listeners, delivery, rooms, devices, transport: what is started and stopped.
+        core, listeners: what is started and stopped.
         keys: what the server signs with.
+        metrics: what is counted.
     """
 
     log = Logger()
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        keys: OwnSigningKeys,
-        database: RunningDatabase,
-        traits: StoredPeerTraits,
-        listeners: Listeners,
-        delivery: FederationDelivery,
-        rooms: RoomsFloor,
-        devices: DevicesFloor,
-        transport: ClosingTransport,
-        metrics: Metrics,
+        self, config: Config, *, keys: OwnSigningKeys, core: Core, listeners: Listeners, metrics: Metrics
     ) -> None:
+        self.core = core
         self.listeners = listeners
-        self.rooms = rooms
+        self.rooms = core.rooms
         self.metrics = metrics
         self._config = config
         self._keys = keys
-        self._database = database
-        self._traits = traits
-        self._delivery = delivery
-        self._devices = devices
-        self._transport = transport
-        self._starting: Deferred[None] | None = None
 
     async def start(self) -> None:
         """Start; reaches out to nobody and waits for nobody. When it fails, :meth:`stop` tidies up.
@@ -151,32 +87,18 @@ class Server:
         )
         for warning in config.warnings():
             self.log.warn("NOT FIT FOR THE INTERNET: {what}", what=warning)
-        await self._database.start()
+        await self.core.open()
         self.log.info("data are in {path}", path=str(config.database.path))
-        await self._traits.load()
         self.listeners.open()
         # Now that the ports are ours, no other process signs in our name.
         self._keys.renew()
-        await self._delivery.start()
-        await self.rooms.resender.resume()
+        await self.core.deliver()
         self.log.info("{server_name} is ready", server_name=config.server_name)
 
     async def stop(self) -> None:
         """Stop, finishing what is in flight; also after a start that failed or was not finished."""
         self.log.info("{server_name} is stopping", server_name=self._config.server_name)
-        for step in (
-            self.listeners.close,
-            self._delivery.stop,
-            self.rooms.rooms.idle,
-            self._devices.stop,
-            self._transport.close,
-            self._database.stop,
-        ):
-            try:
-                await step()
-            except Exception:
-                # Whatever one part makes of its end, the others must still come to theirs: the database most of all.
-                self.log.failure("a part of the server did not stop in order")
+        await take_steps((self.listeners.close, *self.core.closing()), self.log)
         self.log.info("{server_name} has stopped", server_name=self._config.server_name)
 
     def reload(self) -> None:
@@ -212,126 +134,31 @@ def build_server(
     rng = rng or random.SystemRandom()
     metrics = Metrics()
     identity, own_keys = keys.identity, keys.published
-    settings = PeerSettingsTable(config.federation.peers)
     outside = outside or _this_machine(config, reactor, rng, dns_client, metrics)
-    database, transport = outside.database, outside.transport
-    stores = Stores.create()
-
-    # Towards other servers.
-    traits = StoredPeerTraits(database, stores.delivery, stores.pending_lpdus)
-    client = SignedClient(
-        identity,
-        resolver=outside.resolver,
-        transport=transport,
-        traits=traits.memory,
-        clock=reactor,
-        metrics=metrics,
-        user_agent=f"lmatrix/{__version__}",
-    )
-    fetcher = KeyFetcher(database=database, store=stores.server_keys, client=client, clock=reactor)
-    notaries = None
-    if config.federation.notaries:
-        notaries = KeyNotaries(config.federation.notaries, fetcher, client=client, clock=reactor)
-    keyring = ServerKeyring(config.server_name, own_keys, fetcher, notaries=notaries, clock=reactor)
-    peers = HttpPeers(client, traits.memory)
-    outcomes = _LateOutcomes()
-    delivery = FederationDelivery(
-        server_name=config.server_name,
-        database=database,
-        delivery_store=stores.delivery,
-        pending_store=stores.pending_lpdus,
-        room_store=stores.rooms,
-        sender=peers,
-        outcomes=outcomes,
-        clock=reactor,
-        rng=rng,
-        metrics=metrics,
-        policy=BackoffPolicy(max_ms=int(config.federation.timeouts.longest_back_off * 1000)),
-        one_event_per_transaction=lambda destination: settings.of(destination).one_event_per_transaction,
-    )
-
-    # The rooms, and what there is beside them.
     notifier = Notifier(reactor)
-    room_servers = _LateRooms()
-    devices = DevicesFloor.build(
-        config.server_name,
-        database,
-        DeviceStores(
-            accounts=stores.accounts,
-            devices=stores.devices,
-            one_time_keys=stores.one_time_keys,
-            to_device=stores.to_device,
-            receipts=stores.receipts,
-            sharing=stores.sharing,
-            outbox=stores.delivery,
-            stream=stores.timeline,
-            rooms=stores.rooms,
-        ),
-        peers=HttpDevicePeers(client, traits.memory),
-        delivery=delivery,
-        rooms=room_servers,
-        waker=notifier,
-        clock=reactor,
-        metrics=metrics,
-    )
-    rooms = RoomsFloor.build(
+    core = build_core(
         identity,
-        database,
-        RoomStores(
-            rooms=stores.rooms,
-            pending_lpdus=stores.pending_lpdus,
-            invites=stores.invites,
-            transactions=stores.transactions,
-            client_transactions=stores.accounts,
-            directory=stores.accounts,
-        ),
-        keyring=keyring,
-        peers=peers,
-        delivery=delivery,
+        own_keys,
+        config.federation,
+        outside=outside,
         audience=notifier,
-        edus=devices.inbound,
-        watcher=devices,
-        may_overlap=lambda origin: settings.of(origin).concurrent_transactions,
-        clock=reactor,
+        limiter=_limiter(config, "federation", reactor),
+        reactor=reactor,
         rng=rng,
         metrics=metrics,
-        accept_hub_offers=config.federation.accept_hub_offers,
     )
-    outcomes.target = rooms.outbox
-    room_servers.target = rooms.rooms
-
-    # Towards us.
-    admission = Admission(
-        Authenticator(
-            config.server_name,
-            keyring,
-            allow_ip_literals=config.federation.allow_ip_literals,
-            on_heard=delivery.heard_from,
-        ),
-        _limiter(config, "federation", reactor),
-    )
-    federation = federation_table(
-        admission,
-        rooms.receiver,
-        rooms.handshakes,
-        History(database, stores.rooms, rooms.rooms),
-        rooms.candidacy,
-        rooms.transfer,
-        devices.directory,
-        devices.claims,
-        max_send_body=config.federation.limits.transaction_bytes,
-    )
+    database, stores, rooms, devices = core.database, core.stores, core.rooms, core.devices
     notary = Notary(
         identity,
         own_keys,
-        fetcher,
+        core.fetcher,
         database=database,
         store=stores.server_keys,
         limiter=_limiter(config, "notary", reactor),
         clock=reactor,
     )
     tables = {
-        Resource.FEDERATION: attrs.evolve(federation, max_in_flight=config.federation.limits.concurrent_requests),
+        Resource.FEDERATION: core.federation,
         Resource.KEYS: key_table(own_keys, notary),
         Resource.CLIENT: client_routes(
             ClientApiParts(
@@ -374,18 +201,13 @@ def build_server(
             overview=stores.overview,
             rooms=rooms.rooms,
             transfer=rooms.transfer,
-            exporter=EvidenceExporter(config.server_name, database, stores.rooms, stores.overview, keyring),
+            exporter=EvidenceExporter(config.server_name, database, stores.rooms, stores.overview, core.keyring),
         )
     return Server(
         config,
         keys=keys,
-        database=database,
-        traits=traits,
+        core=core,
         listeners=Listeners(planned, tables, reactor, metrics),
-        delivery=delivery,
-        rooms=rooms,
-        devices=devices,
-        transport=transport,
         metrics=metrics,
     )
 
@@ -406,23 +228,3 @@ def _limiter(config: Config, name: str, clock: IReactorTime) -> RateLimiter | No
         return None
     rate: Rate = getattr(config.rate_limits, name)
     return RateLimiter(rate.per_second, rate.burst, clock)
-
-
-class _LateOutcomes:
-    """Closes the one circle: the delivery tells the rooms what hubs answered, and the rooms wake the delivery."""
-
-    target: PendingOutcomes
-
-    async def hub_answered(
-        self, hub_server: str, lpdus: Sequence[PendingLpdu], failed: Mapping[str, str], accepted: Mapping[str, str]
-    ) -> None:
-        await self.target.hub_answered(hub_server, lpdus, failed, accepted)
-
-
-class _LateRooms:
-    """Closes another circle: the devices ask the rooms who is there, and the rooms tell the devices who comes."""
-
-    target: Rooms
-
-    async def destinations(self, room_id: str) -> Collection[str]:
-        return await self.target.destinations(room_id)

@@ -259,7 +259,7 @@ def _leftovers(process: Process) -> Iterator[tuple[str, Any]]:
         "rooms being joined": registry._joining,
         "entrances": registry._entrances,
         "rooms being moved": floor.transfer._moving,
-        THE_DELIVERY: process.server._delivery._queues,
+        THE_DELIVERY: process.server.core.delivery._queues,
         "requests on their way": process.transport.open,
         "busy sequencers": [room_id for room_id, one in registry._loaded.items() if one.sequencer.busy],
         "operations": process.running,
