@@ -1,7 +1,7 @@
 """What other servers may read of our rooms (I-D "Event and State APIs").
 
-Owns: answering ``event``, ``state``, ``state_ids`` and ``backfill`` for another server. What it gets of each event,
-whole, redacted or nothing, is :mod:`lmatrix.rooms.sight`'s decision.
+Owns: answering ``event``, ``state``, ``state_ids``, ``backfill`` and (Server-Server API v1.11) ``event_auth`` for
+another server. What it gets of each event, whole, redacted or nothing, is :mod:`lmatrix.rooms.sight`'s decision.
 
 Answers are put together from the stored canonical JSON, in the database's reading thread: they can be large.
 """
@@ -112,15 +112,13 @@ class History:
 
         def work(tx: Any, view: View) -> bytes:
             whole, state, chain = self._state_before(tx, view, room_id, event_id)
-
-            def shown(event: StoredEvent) -> bytes:
-                # Whoever may see the event whole may see the state that it was sent into.
-                if whole and event.standing is Standing.ACCEPTED:
-                    return event.canonical
-                pdu = view.pdu(event)
-                return view.shown(event, pdu, view.sight(event, pdu))
-
-            return b'{"auth_chain":' + _array(map(shown, chain)) + b',"pdus":' + _array(map(shown, state)) + b"}"
+            return (
+                b'{"auth_chain":'
+                + _state_array(view, chain, whole)
+                + b',"pdus":'
+                + _state_array(view, state, whole)
+                + b"}"
+            )
 
         return await self._look(origin, room, work)
 
@@ -140,6 +138,29 @@ class History:
                     "pdu_ids": [event.event_id for event in state],
                 }
             )
+
+        return await self._look(origin, room, work)
+
+    async def event_auth(self, origin: str, room_id: str, event_id: str) -> bytes:
+        """``GET /event_auth/:roomId/:eventId``: canonical JSON of ``{"auth_chain": […]}``: the event's auth events,
+        theirs, and so on; in the room's order, as far as this server knows it, and so from the hub with the create
+        event first.
+
+        The chain is state of the room: it is open to whom the state at the event would be, but not to those who may
+        only see an invite. What this server does not hold of it is left out.
+
+        Raises:
+            NotFound: as :meth:`backfill`.
+        """
+        room = await self._room(room_id)
+
+        def work(tx: Any, view: View) -> bytes:
+            stored, pdu = self._event_of(tx, view, room_id, event_id)
+            sight = view.sight_as_member(stored, pdu)
+            if sight is Sight.NOTHING:
+                raise _unknown_event()
+            chain = auth_chain(tx, self._store, [stored])
+            return b'{"auth_chain":' + _state_array(view, chain, sight is Sight.WHOLE) + b"}"
 
         return await self._look(origin, room, work)
 
@@ -185,6 +206,19 @@ class History:
 def _unknown_event() -> NotFound:
     """One message for all reasons: which of them it is would tell what must not be told."""
     return NotFound("event or room not found")
+
+
+def _state_array(view: View, events: Iterable[StoredEvent], whole: bool) -> bytes:
+    """State into which an event was sent, as somebody gets it who sees that event ``whole``, or not."""
+
+    def shown(event: StoredEvent) -> bytes:
+        # Whoever may see the event whole may see the state that it was sent into.
+        if whole and event.standing is Standing.ACCEPTED:
+            return event.canonical
+        pdu = view.pdu(event)
+        return view.shown(event, pdu, view.sight(event, pdu))
+
+    return _array(map(shown, events))
 
 
 def _array(items: Iterable[bytes]) -> bytes:

@@ -18,7 +18,8 @@ Conformance
 What the Internet-Draft ``draft-ralston-mimi-linearized-matrix`` asks for, section by section, and what proves that
 lmatrix does it. Each MUST, MUST NOT, SHOULD and SHOULD NOT of the text has a line here, in words of our own (after
 "MUST NOT" stands what must not be); so has what the text states flatly about the behaviour of a server (``says``),
-which binds like a MUST. What is only allowed (MAY) asks for nothing, and has no line.
+which binds like a MUST. What is only allowed (MAY) asks for nothing, and has no line. The last sections are of what
+the I-D leaves to Matrix: the queries of the Server-Server API v1.11 that other Matrix software makes.
 
 A proof is a case of the conformance suite (``module.function`` below ``tests/conformance/cases/``), which speaks raw
 signed HTTP to a running server and can be pointed at any implementation::

@@ -29,6 +29,7 @@ UNSTABLE = "/_matrix/federation/unstable/org.matrix.i-d.ralston-mimi-linearized-
 STABLE = {
     **dict.fromkeys(("send", "event", "backfill"), "v2"),
     **dict.fromkeys(("state", "state_ids", "make_join", "make_leave", "make_knock", "user"), "v1"),
+    **dict.fromkeys(("version", "event_auth", "query"), "v1"),
     **dict.fromkeys(("invite", "send_join", "send_leave", "send_knock"), "v3"),
 }
 """The version of each endpoint, by the first word of its path."""

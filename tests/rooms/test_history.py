@@ -412,6 +412,75 @@ class StateTests(HistoryTestCase):
             self.assertEqual(self.hub.name, error.hub_server)
 
 
+class EventAuthTests(HistoryTestCase):
+    """``event_auth``."""
+
+    def chain(self, server: Server, asker: str, room_id: str, event_id: str) -> list[JsonObject]:
+        """An event's auth chain, which is canonical JSON."""
+        answer = done(self.history(server).event_auth(asker, room_id, event_id))
+        pdus: list[JsonObject] = parse_object(answer)["auth_chain"]
+        self.assertEqual(encode({"auth_chain": pdus}), answer)
+        return pdus
+
+    def test_whole_chain(self) -> None:
+        """The auth events, and theirs down to the create event; the event itself is not among them.
+
+        From the hub the create event comes first.
+        """
+        room_id = self.shared_room()
+        event_id = self.say(self.north, room_id, self.bob, "x")
+        for server in (self.hub, self.north):
+            chain = self.chain(server, "south.example", room_id, event_id)
+            held = [Pdu.parse(pdu, room_version("I.1")) for pdu in chain]
+            event = next(pdu for pdu in self.hub.pdus(room_id) if pdu.event_id == event_id)
+            needed = {*event.auth_events, *(one for pdu in held for one in pdu.auth_events)}
+            self.assertEqual({pdu.event_id for pdu in held}, needed)
+            self.assertIn("m.room.create", {pdu.type for pdu in held})
+            self.assertNotIn(event_id, needed)
+        self.assertEqual("m.room.create", self.chain(self.hub, NORTH, room_id, event_id)[0]["type"])
+
+    def test_create_event(self) -> None:
+        """The create event has none."""
+        room_id = self.shared_room()
+        self.assertEqual([], self.chain(self.hub, NORTH, room_id, self.hub.log(room_id)[0].event_id))
+
+    def test_redacted_chain(self) -> None:
+        """Of an event that the asker may know of, but not see, the chain's contents are not shown either."""
+        room_id = self.room("joined")
+        users = self.hub.floor.local_users
+        done(
+            users.send(room_id, self.alice, "m.room.member", {"membership": "join", "secret": 1}, state_key=self.alice)
+        )
+        before = self.says(room_id, "before")
+        self.north.join(self.bob, room_id, self.hub.name)
+        after = self.says(room_id, "after")
+
+        def secrets(event_id: str) -> list[bool]:
+            chain = self.chain(self.hub, NORTH, room_id, event_id)
+            return ["secret" in pdu["content"] for pdu in chain if pdu["type"] == "m.room.member"][-1:]
+
+        self.assertEqual([[False], [True]], [secrets(before), secrets(after)])
+
+    def test_not_found(self) -> None:
+        """As for ``state``: what is unknown, elsewhere or not for the asker; an invite does not open it."""
+        room_id, other = self.shared_room(), self.shared_room()
+        event_id, elsewhere = self.says(room_id, "x"), self.says(other, "y")
+        rejected = self.says(room_id, "rejected")
+        self.stands(rejected, "rejected")
+        closed = self.room("shared")
+        invite = self.invited(closed, self.bob)
+        history = self.history(self.hub)
+        for asker, room, event in (
+            (NORTH, "!unknown:hub.example", event_id),
+            (NORTH, room_id, "$unknown"),
+            (NORTH, room_id, elsewhere),
+            (NORTH, room_id, rejected),
+            (STRANGER, room_id, event_id),
+            (NORTH, closed, invite),
+        ):
+            self.refused(history.event_auth(asker, room, event), NotFound)
+
+
 class ParticipantTests(HistoryTestCase):
     """What a participant hands out."""
 

@@ -1,4 +1,6 @@
-"""``event``, ``state``, ``state_ids`` and ``backfill`` (I-D "Event and State APIs")."""
+"""``event``, ``state``, ``state_ids`` and ``backfill`` (I-D "Event and State APIs"), and ``event_auth``
+(Server-Server API v1.11, "Retrieving event authorization information").
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,8 @@ class ReadsHistory(Protocol):
     async def state_ids(self, origin: str, room_id: str, event_id: str) -> bytes: ...
 
     async def backfill(self, origin: str, room_id: str, event_id: str, limit: int) -> bytes: ...
+
+    async def event_auth(self, origin: str, room_id: str, event_id: str) -> bytes: ...
 
 
 class EventsResource:
@@ -68,6 +72,12 @@ class EventsResource:
             raise BadRequest("query parameter limit is required")
         limit = request.query_int("limit", MAX_LIMIT, minimum=1, maximum=MAX_LIMIT)
         return JsonAnswer(200, await self._history.backfill(origin, room_id, event_id, limit))
+
+    async def event_auth(self, request: JsonRequest) -> JsonAnswer:
+        """``GET /event_auth/:roomId/:eventId``."""
+        origin = await self._admission.admit_bare(request)
+        room_id, event_id = _room(request), ids.event_id(request.params["eventId"])
+        return JsonAnswer(200, await self._history.event_auth(origin, room_id, event_id))
 
 
 def _room(request: JsonRequest) -> str:

@@ -54,7 +54,9 @@ SEND_KNOCK: Final = EndpointPath("send_knock", "POST", "/_matrix/federation/v3/s
 DEVICE: Final = EndpointPath("device", "GET", "/_matrix/federation/v1/user/{userId}/device/{deviceId}")
 CLAIM_KEYS: Final = EndpointPath("claim_keys", "POST", "/_matrix/federation/v1/user/keys/claim")
 DEVICES: Final = EndpointPath("devices", "GET", "/_matrix/federation/v1/user/devices/{userId}")
-"""The last one is Matrix's, and has one form only."""
+EVENT_AUTH: Final = EndpointPath("event_auth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}")
+VERSION: Final = EndpointPath("version", "GET", "/_matrix/federation/v1/version")
+"""The last three are Matrix's, and have one form only."""
 
 HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
 HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")

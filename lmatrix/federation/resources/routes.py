@@ -19,6 +19,7 @@ from lmatrix.federation.resources.keys import AnswersKeyQueries, KeysResource, P
 from lmatrix.federation.resources.membership import MembershipResource, ShakesHands
 from lmatrix.federation.resources.paths import EndpointPath
 from lmatrix.federation.resources.send import Receives, SendResource
+from lmatrix.federation.resources.version import version
 from lmatrix.http.routes import Handler, Route, RouteTable
 
 MAX_SEND_BODY = 10 * 1024 * 1024
@@ -87,6 +88,8 @@ def federation_table(
     single = tuple(
         Route(endpoint.method, endpoint.stable, handler, endpoint.name, MAX_BARE_BODY)
         for endpoint, handler in (
+            (paths.VERSION, version),
+            (paths.EVENT_AUTH, events.event_auth),
             (paths.DEVICES, devices.devices),
             (paths.HUB_OFFER, hubs.offer),
             (paths.HUB_REQUEST, hubs.request),

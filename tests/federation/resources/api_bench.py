@@ -93,6 +93,10 @@ class NotingRooms:
         self._note("backfill", origin, room_id, event_id, limit)
         return b'{"pdus":[]}'
 
+    async def event_auth(self, origin: str, room_id: str, event_id: str) -> bytes:
+        self._note("event_auth", origin, room_id, event_id)
+        return b'{"auth_chain":[]}'
+
     async def local_device(self, user_id: str, device_id: str) -> bytes:
         self._note("local_device", user_id, device_id)
         return b'{"device_id":"BOBS"}'

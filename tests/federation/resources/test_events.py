@@ -1,8 +1,9 @@
-"""``event``, ``state``, ``state_ids``, ``backfill``: what the endpoints read and pass on."""
+"""``event``, ``state``, ``state_ids``, ``backfill``, ``event_auth``: what the endpoints read and pass on."""
 
 from __future__ import annotations
 
-from tests.federation.resources.api_bench import EVENT, ORIGIN, ROOM, ROOM_IN_PATH, ApiTestCase
+from lmatrix.http.limits import RateLimiter
+from tests.federation.resources.api_bench import EVENT, ORIGIN, ROOM, ROOM_IN_PATH, ApiTestCase, unstable
 
 BACKFILL = f"/v2/backfill/{ROOM_IN_PATH}"
 
@@ -38,6 +39,16 @@ class ReadTests(ApiTestCase):
         self.assertEqual(200, self.ask("GET", f"{BACKFILL}?v={EVENT}&v=$other&limit=5").status)
         self.assert_called("backfill", ORIGIN, ROOM, EVENT, 5)
 
+    def test_event_auth(self) -> None:
+        """Matrix's endpoint: room and event reach the rooms; authenticated, limited, and in one form only."""
+        path = f"/v1/event_auth/{ROOM_IN_PATH}/{EVENT}"
+        self.assertEqual(b'{"auth_chain":[]}', self.ask("GET", path).body)
+        self.assert_called("event_auth", ORIGIN, ROOM, EVENT)
+        self.assert_error(self.ask("GET", path, origin=None), 401, "M_FORBIDDEN")
+        self.assert_error(self.ask("GET", unstable(path)), 404, "M_UNRECOGNIZED")
+        self.build(limiter=RateLimiter(1, 1, self.clock))
+        self.assertEqual([200, 429], [self.ask("GET", path).status for _ in range(2)])
+
 
 class BadRequestTests(ApiTestCase):
     """Requests that ask for nothing that could be."""
@@ -66,6 +77,8 @@ class BadRequestTests(ApiTestCase):
             f"{BACKFILL}?v={EVENT}&limit=10&limit=10",
             f"{BACKFILL}?v=nonsense&limit=10",
             f"/v2/backfill/nonsense?v={EVENT}&limit=10",
+            f"/v1/event_auth/nonsense/{EVENT}",
+            f"/v1/event_auth/{ROOM_IN_PATH}/nonsense",
         ):
             self.assert_error(self.ask("GET", path), 400, "M_BAD_JSON")
         self.assertEqual([], self.rooms.calls)
