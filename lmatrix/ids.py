@@ -130,6 +130,11 @@ def key_id(value: object) -> str:
     return _short("key ID", value)
 
 
+def is_key_id(text: str) -> bool:
+    """Whether a text is a signing key's ID; see :func:`key_id`."""
+    return _key_id(text) is not None and len(text) <= MAX_ID_BYTES
+
+
 def server_of(user_or_room_id: str) -> str:
     """The server name in a user ID or room ID that has been checked.
 

@@ -14,6 +14,7 @@ from enum import Enum
 
 import attrs
 
+from lmatrix import ids
 from lmatrix.crypto.keys import VerifyKey
 from lmatrix.errors import BadSignature, UnknownKey
 from lmatrix.events.forms import Lpdu, Pdu
@@ -106,5 +107,7 @@ def check_signature(event: Lpdu | Pdu, required: RequiredSignature, known: Mappi
         else:
             reason = f"it does not verify over the {required.form.value} with {key_id}"
     if not reason:
+        if not any(map(ids.is_key_id, signatures)):
+            raise BadSignature(required.server, "no server has such keys")
         raise UnknownKey(required.server, "none of its keys is known")
     raise BadSignature(required.server, reason)

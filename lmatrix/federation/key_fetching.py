@@ -57,10 +57,12 @@ class _Pause:
     Attributes:
         until: that second.
         failures: in a row.
+        began: the second in which they were asked the last time.
     """
 
     until: float
     failures: int
+    began: float
 
 
 class Pauses:
@@ -86,6 +88,11 @@ class Pauses:
         pause = self._pauses.get(server)
         return pause is not None and pause.failures == 0
 
+    def answered_since(self, server: str, since: float) -> bool:
+        """Whether the server gave a good answer the last time, and was asked for it at or after a second."""
+        pause = self._pauses.get(server)
+        return pause is not None and pause.failures == 0 and pause.began >= since
+
     def begin(self, server: str, began: float, *, failed: bool) -> None:
         """A server has been asked.
 
@@ -99,7 +106,7 @@ class Pauses:
             before = self._pauses.get(server)
             failures = 1 if before is None else before.failures + 1
             wait = min(FIRST_FAILURE_PAUSE_S * 2 ** min(failures - 1, 20), MAX_FAILURE_PAUSE_S)
-        self._pauses.put(server, _Pause(now + max(wait, SLOWNESS_FACTOR * (now - began)), failures))
+        self._pauses.put(server, _Pause(now + max(wait, SLOWNESS_FACTOR * (now - began)), failures, began))
 
 
 class KeyFetcher:
@@ -146,6 +153,10 @@ class KeyFetcher:
     def answers(self, server: str) -> bool:
         """Whether the server answered when it was last asked; false when it has not been asked since the start."""
         return self._pauses.answered(server)
+
+    def answered_since(self, server: str, since: float) -> bool:
+        """Whether the server answered when it was last asked, and that was at or after a second."""
+        return self._pauses.answered_since(server, since)
 
     async def asked(self, server: str) -> ServerKeys | None:
         """From the server, unless it was asked just now or does not answer; then what is known."""

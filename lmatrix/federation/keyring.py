@@ -33,7 +33,6 @@ from twisted.python.failure import Failure
 
 from lmatrix import ids
 from lmatrix.crypto.keys import VerifyKey
-from lmatrix.errors import InvalidIdentifier
 from lmatrix.events.signatures import KnownKey
 from lmatrix.federation.key_fetching import KeyFetcher
 from lmatrix.federation.own_keys import OwnKeys
@@ -103,6 +102,10 @@ class ServerKeyring:
             found.update(await self._look_for_all(missing))
         return found
 
+    def has_spoken(self, server: str, since: float) -> bool:
+        """Whether a server itself has told its keys; see :meth:`lmatrix.rooms.interfaces.Keyring.has_spoken`."""
+        return server == self._server_name or self._fetcher.answered_since(server, since)
+
     async def current_keys(self, server: str, key_ids: Iterable[str]) -> Mapping[str, VerifyKey]:
         """Keys with which a server may sign requests now: under ``verify_keys``, and not past their validity.
 
@@ -118,7 +121,7 @@ class ServerKeyring:
             return {key_id: key.verify_key for key_id, key in own.items() if key.expired_ts is None}
         keys = await self._fetcher.known(server)
         usable = {} if keys is None else keys.usable(key_ids, self._now_ms())
-        if len(usable) == len(set(key_ids)) or not any(map(_is_key_id, key_ids)):
+        if len(usable) == len(set(key_ids)) or not any(map(ids.is_key_id, key_ids)):
             return usable
         if keys is not None:
             keys = await self._asked(server)
@@ -141,7 +144,7 @@ class ServerKeyring:
     async def _look_for(self, server: str, key_ids: list[str]) -> Mapping[str, KnownKey]:
         keys = await self._fetcher.known(server)
         known = {} if keys is None else _among(keys.known, key_ids)
-        if known or not any(map(_is_key_id, key_ids)):
+        if known or not any(map(ids.is_key_id, key_ids)):
             return known
         keys = await self._fetcher.asked(server)
         known = {} if keys is None else _among(keys.known, key_ids)
@@ -180,11 +183,3 @@ class ServerKeyring:
 
 def _among(known: Mapping[str, KnownKey], key_ids: Iterable[str]) -> dict[str, KnownKey]:
     return {key_id: known[key_id] for key_id in key_ids if key_id in known}
-
-
-def _is_key_id(text: str) -> bool:
-    try:
-        ids.key_id(text)
-    except InvalidIdentifier:
-        return False
-    return True

@@ -6,7 +6,7 @@ events of many transactions are checked side by side, and what does not verify n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import attrs
@@ -14,11 +14,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from lmatrix.errors import EventDropped, SchemaViolation
+from lmatrix.errors import BadSignature, EventDropped, SchemaViolation, UnknownKey
 from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.events.room_versions import RoomVersion
-from lmatrix.events.signatures import keys_wanted
-from lmatrix.events.verification import verify
+from lmatrix.events.signatures import KnownKey, keys_wanted
+from lmatrix.events.verification import Verified, verify
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import JsonObject, Keyring
 
@@ -28,6 +28,9 @@ MAX_AHEAD_MS = 24 * 60 * 60 * 1000
 """How far an LPDU may be dated after our own clock. What we sign as the hub bears its sender's time, and nobody would
 believe our signature on an event that is dated after our key's end: so there must be a bound that a key can outlive.
 """
+
+RECENT_S = 60.0
+"""How long ago a server may have told its keys, for an LPDU that is signed with none of them to be refused for good."""
 
 EVENTS_IN_A_TURN = 50
 """How many events are verified before the reactor gets a turn: about ten milliseconds."""
@@ -66,12 +69,13 @@ class EventChecker:
         """Verify signatures and hashes, and of LPDUs that they are not dated too far ahead. Never raises for what an
         event holds.
         """
+        began = self._clock.seconds()
         keys = await self._keyring.keys_for(_all_wanted(events))
         checked: list[Checked[E]] = []
         for number, event in enumerate(events, start=1):
             try:
                 self._check_time(event)
-                verified = verify(event, keys)
+                verified = self._verified(event, keys, began)
             except EventDropped as error:
                 self._metrics.events_refused.labels(outcome="dropped", reason="signature").inc()
                 self.log.warn(
@@ -95,6 +99,17 @@ class EventChecker:
             if number % EVENTS_IN_A_TURN == 0 and number < len(events):
                 await deferLater(self._clock, 0)
         return checked
+
+    def _verified(self, event: E, keys: Mapping[str, Mapping[str, KnownKey]], began: float) -> Verified[E]:
+        try:
+            return verify(event, keys)
+        except UnknownKey as error:
+            # What a server sends itself is signed with keys that it has published. What others pass on may be signed
+            # with a key that is younger than the server's last answer.
+            since = began - RECENT_S if isinstance(event, Lpdu) else began
+            if self._keyring.has_spoken(error.server, since):
+                raise BadSignature(error.server, "it does not list any of the keys that were used") from None
+            raise
 
     def _check_time(self, event: Lpdu | Pdu) -> None:
         # What is in a room's order is dated as it is: only who puts it there has a say.

@@ -346,6 +346,14 @@ class Keyring(Protocol):
         raises for an unreachable or lying server.
         """
 
+    def has_spoken(self, server: str, since: float) -> bool:
+        """Whether the server itself has told which keys it has, in an answer that was asked for at or after a time.
+        Keys of it that are not known then do not exist.
+
+        Args:
+            since: seconds since the epoch.
+        """
+
 
 class Delivery(Protocol):
     """What is owed to other servers, and the sending of it."""

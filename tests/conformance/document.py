@@ -24,11 +24,26 @@ the I-D leaves to Matrix: the queries of the Server-Server API v1.11 that other 
 A proof is a case of the conformance suite (``module.function`` below ``tests/conformance/cases/``), which speaks raw
 signed HTTP to a running server and can be pointed at any implementation::
 
-    tox -e conformance -- --target https://chat.example.org:8448 --server-name chat.example.org \\
-        --listen 0.0.0.0:8449 --host suite.example.org --client https://chat.example.org
+    tox -e conformance -- --target https://chat.example.org:8448 --client https://chat.example.org \\
+        --listen 0.0.0.0:8449 --host suite.example.org
 
-(It makes accounts, rooms and many bad requests, and leaves them behind: a test installation is the place for it. Both
-sides must be able to reach each other; without ``--client`` about half of it can be done, with a public ``--room``.)
+It makes accounts, rooms and many bad requests, and leaves them behind: a test installation is the place for it.
+
+* ``--client`` is the target's Client-Server API. Without one a quarter of the suite can be run, and with a public
+  ``--room`` on the target about half of it.
+* The suite has servers of its own, which the target must be able to reach: they listen where ``--listen`` says (and on
+  the ports after it), and are called what ``--host`` says. For a target on the same machine, ``localhost`` and free
+  ports do.
+* Those servers' certificate is one that nobody trusts. So the target must not check certificates, or ``--certificate``
+  and ``--private-key`` give the suite one that it trusts.
+* ``--insecure`` is for a target whose own certificate is not to be checked.
+
+A server of lmatrix on the same machine, from ``lmatrix generate-config --development`` (README), is tested with
+``--target https://localhost:18481 --client http://localhost:18482 --insecure``.
+
+The report goes section by section; then come, for every case that failed, the requests and answers; at the end stands
+what could not be tested and why, and what failed. The exit status is 0 when nothing that binds failed (``--strict``:
+nothing at all), 1 when something did, and 2 when there was nothing to be tested.
 
 Or, where nothing can be seen from outside, a proof is a module of lmatrix's own tests. *Not a server's*:
 somebody else has to fulfil it. *Open*: it is a server's, and nothing proves it yet.

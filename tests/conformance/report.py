@@ -85,6 +85,10 @@ def render(outcomes: Sequence[Outcome], *, everything: bool = False) -> Iterator
     for outcome in details:
         yield from _details(outcome)
     yield ""
+    yield from _not_tested(outcomes)
+    for name, result in found.items():
+        if result.verdict is Verdict.FAILED:
+            yield f"FAILED: {result.requirement.level} {name}: {result.requirement.text}"
     yield from _summary(found)
 
 
@@ -116,11 +120,18 @@ def _details(outcome: Outcome) -> Iterator[str]:
             yield f"    {line}"
 
 
+def _not_tested(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    reasons = Counter(one.reason for one in outcomes if one.verdict is Verdict.NOT_TESTED)
+    for reason, count in reasons.most_common():
+        yield f"{count} {'case' if count == 1 else 'cases'} could not be tested: {reason}"
+
+
 def _summary(found: Mapping[str, Result]) -> Iterator[str]:
     counts = Counter((result.requirement.is_binding, result.verdict) for result in found.values())
     for binding, title in ((True, "MUST, and flat statements"), (False, "SHOULD")):
         parts = [f"{counts[binding, verdict]} {verdict.value}" for verdict in Verdict if counts[binding, verdict]]
-        parts += [f"{counts[binding, None]} without a case"] if counts[binding, None] else []
+        unseen = counts[binding, None]
+        parts += [f"{unseen} not looked at"] if unseen else []
         yield f"{title}: {', '.join(parts)}"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from twisted.internet.ssl import CertificateOptions
 
 from tests.conformance.exchanges import RecordingHttp, Transcript
 from tests.conformance.operator import Operator
@@ -53,11 +54,13 @@ class Place:
         host: how the target calls this machine.
         address: the IP address on which they listen.
         first_port: of the first of them, the others follow; 0 for free ports.
+        certificate: what they show; ``None`` for one that nobody trusts.
     """
 
     host: str = "localhost"
     address: str = "127.0.0.1"
     first_port: int = 0
+    certificate: CertificateOptions | None = None
 
 
 class Suite:
@@ -86,8 +89,7 @@ class Suite:
             else Operator(target.client_url, self.http, target.logins, f"conformance{self.run}")
         )
         self._place = place
-        self._authority = Authority()
-        self._certificate = self._authority.server(place.host)
+        self._certificate = place.certificate or Authority().server(place.host)
         self._peers: dict[str, Peer] = {}
         self._numbers = 0
 

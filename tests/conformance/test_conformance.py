@@ -6,6 +6,7 @@ need nothing of lmatrix.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.conformance.registry import all_cases
@@ -24,6 +26,8 @@ from tests.end_to_end.processes import EndToEndTestCase, RealServer
 
 NOT_TESTED_HERE = {"tls/known-authority"}
 """What cannot be tested on one machine, without a certificate from anybody."""
+
+ROOT = Path(__file__).parent.parent.parent
 
 LIMITS = "rate-limiting/"
 
@@ -58,6 +62,25 @@ class ConformanceTests(EndToEndTestCase):
         }
         self.assertEqual({}, left_out)
 
+    async def test_command_line(self) -> None:
+        """Given no more than where the target is, the command finds its name, and says when nothing can be tested."""
+        [server] = await self.start_servers("target")
+        place, some = ["--target", self.urls[server.server_name]], ["--only", "server_keys.*"]
+        for more, status, said in (
+            (["--insecure", *some], 0, ""),
+            (some, 2, "with --insecure"),
+            (["--insecure", "--server-name", "other.example"], 2, f"is {server.server_name}, and not other.example"),
+            (["--insecure", "--host", "nowhere.invalid"], 2, "--listen and --host"),
+        ):
+            output, errors, code = await getProcessOutputAndValue(
+                sys.executable, ["-m", "tests.conformance", *place, *more], env=os.environ, path=str(ROOT)
+            )
+            self.assertEqual(status, code, output + errors)
+            if status:
+                self.assertIn(said, errors.decode())
+            else:
+                self.assertIn("Retrieving Server Keys", output.decode())
+
     async def test_rate_limits(self) -> None:
         """With a low limit, lmatrix says in the right way that it has been reached."""
         [server] = await self.start_servers(
@@ -79,7 +102,7 @@ class IndependenceTests(SynchronousTestCase):
         )
         done = subprocess.run(
             [sys.executable, "-c", program],
-            cwd=Path(__file__).parent.parent.parent,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,

@@ -153,6 +153,25 @@ class KeyringTests(SynchronousTestCase):
         self.current_keys("ed25519:x")
         self.assertEqual(len(self.client.asked), 2)
 
+    def test_who_has_spoken(self) -> None:
+        """A key that a server did not name does not exist, from when it was asked; what failed says nothing."""
+        self.keys_for("ed25519:1")
+        self.assertFalse(self.keyring.has_spoken(THEM, 0.0))
+        self.clock.advance(FIRST_FAILURE_PAUSE_S)
+        self.publish(A1)
+        asked = self.clock.seconds()
+        self.keys_for("ed25519:x")
+        self.assertTrue(self.keyring.has_spoken(THEM, asked))
+        self.clock.advance(1)
+        self.keys_for("ed25519:x")
+        self.assertFalse(self.keyring.has_spoken(THEM, asked + 1))
+        self.assertTrue(self.keyring.has_spoken(THEM, asked))
+        self.assertTrue(self.keyring.has_spoken("us.example", asked + 1))
+        self.clock.advance(MIN_PAUSE_S)
+        self.client.answers.clear()
+        self.keys_for("ed25519:x")
+        self.assertFalse(self.keyring.has_spoken(THEM, asked))
+
     def test_growing_pauses_after_failures(self) -> None:
         """A server that cannot be reached is asked after pauses that double, up to a bound; an answer starts anew."""
         pause = FIRST_FAILURE_PAUSE_S

@@ -120,6 +120,9 @@ class MemoryKeyring:
             if name in self._network.servers and name not in self._network.keyless
         }
 
+    def has_spoken(self, server: str, since: float) -> bool:
+        return server in self._network.servers and server not in self._network.keyless
+
 
 class MemoryPeers:
     """Requests to the other servers."""

@@ -70,6 +70,20 @@ class HubTests(NetworkTestCase):
         self.network.keyless.clear()
         self.assertEqual({}, self.receive("2", lpdu)["failed_pdus"])
 
+    def test_what_is_signed_with_keys_that_do_not_exist_is_refused(self) -> None:
+        """When the sender's server has told its keys, and what signed the LPDU is not among them, that is final."""
+        lpdu = self.lpdu()
+        [signature] = lpdu.signatures[self.north.name].values()
+        for key_id in ("ed25519:unlisted", "rsa:1"):
+            forged = {**lpdu.fields, "signatures": {self.north.name: {key_id: signature}}}
+            failed = self.receive(key_id, Lpdu.parse(forged, lpdu.room_version))["failed_pdus"]
+            self.assertEqual({lpdu.event_id}, failed.keys())
+            self.assertNotIn("errcode", failed[lpdu.event_id])
+        # Keys of another kind do not exist, whether or not anybody can be asked.
+        self.network.keyless.add(self.north.name)
+        failed = self.receive("3", Lpdu.parse(forged, lpdu.room_version))["failed_pdus"]
+        self.assertNotIn("errcode", failed[lpdu.event_id])
+
     def test_the_answer_names_the_events(self) -> None:
         """``org.lmatrix.accepted`` says which event each LPDU became."""
         lpdu = self.lpdu()

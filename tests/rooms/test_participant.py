@@ -143,6 +143,17 @@ class FollowingTests(NetworkTestCase):
         self.network.keyless.add(self.south.name)
         self.assertEqual({"failed_pdus": {}}, self.receive(second, third))
 
+    def test_what_can_never_be_verified(self) -> None:
+        """A hub that passes on what is signed with none of its sender's keys is caught, and not asked to try again."""
+        [said] = self.hub_says("really")
+        [signature] = said.signatures[self.hub.name].values()
+        forged = Pdu.parse(
+            {**said.fields, "signatures": {self.hub.name: {"ed25519:unlisted": signature}}}, said.room_version
+        )
+        self.assertEqual({"failed_pdus": {}}, self.receive(forged))
+        self.assertEqual([("dropped", said.event_id)], [(one.kind, one.event_id) for one in self.evidence()])
+        self.assertEqual([], self.north.bodies(self.room_id))
+
     def test_what_was_before_our_log_is_no_gap(self) -> None:
         """A hub that thinks that we came in earlier sends what was before our log begins: that is neither missing nor
         appended, however long ago it was.
