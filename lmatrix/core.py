@@ -41,7 +41,7 @@ from lmatrix.peer_memory import StoredPeerTraits
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
 from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import Database, LocalDirectory, PendingLpdu, PendingOutcomes
+from lmatrix.rooms.interfaces import Database, EduReceiver, LocalDirectory, PendingLpdu, PendingOutcomes
 from lmatrix.rooms.registry import Rooms
 from lmatrix.storage.stores import Stores
 
@@ -147,6 +147,7 @@ def build_core(
     outside: Outside,
     audience: SyncWaker,
     directory: LocalDirectory | None = None,
+    edus: EduReceiver | None = None,
     limiter: Limits | None,
     reactor: Any,
     rng: random.Random,
@@ -160,6 +161,7 @@ def build_core(
         outside: the disk and the network.
         audience: who is told what is new for local users.
         directory: which users are ours; by default those that have an account in the database.
+        edus: where other servers' EDUs go; by default to the devices.
         limiter: how often another server may ask; ``None``: as it likes.
         reactor: tells the time.
         rng: where IDs and jitter come from.
@@ -234,19 +236,20 @@ def build_core(
             invites=stores.invites,
             transactions=stores.transactions,
             client_transactions=stores.accounts,
-            directory=stores.accounts if directory is None else directory,
+            directory=stores.accounts,
         ),
         keyring=keyring,
         peers=peers,
         delivery=delivery,
         audience=audience,
-        edus=devices.inbound,
+        edus=devices.inbound if edus is None else edus,
         watcher=devices,
         may_overlap=lambda origin: settings.of(origin).concurrent_transactions,
         clock=reactor,
         rng=rng,
         metrics=metrics,
         accept_hub_offers=federation.accept_hub_offers,
+        directory=directory,
     )
     outcomes.target = rooms.outbox
     room_servers.target = rooms.rooms

@@ -23,6 +23,7 @@ from lmatrix.rooms.hub import Hub
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.inbound import TransactionReceiver
 from lmatrix.rooms.interfaces import (
+    AccountLookup,
     ClientTransactionStore,
     Database,
     Delivery,
@@ -37,7 +38,7 @@ from lmatrix.rooms.interfaces import (
     RoomStore,
     TransactionStore,
 )
-from lmatrix.rooms.invitations import Invitations, InvitePolicy
+from lmatrix.rooms.invitations import Invitations, InvitePolicy, StoredAccounts
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
 from lmatrix.rooms.knocking import Knocker
@@ -61,7 +62,7 @@ class RoomStores:
     invites: InviteStore
     transactions: TransactionStore
     client_transactions: ClientTransactionStore
-    directory: LocalDirectory
+    directory: AccountLookup
 
 
 @attrs.frozen(slots=True)
@@ -104,6 +105,7 @@ class RoomsFloor:
         clock: IReactorTime,
         rng: Random,
         metrics: Metrics,
+        directory: LocalDirectory | None = None,
         invite_policies: Sequence[InvitePolicy] = (),
         accept_hub_offers: bool = True,
     ) -> RoomsFloor:
@@ -112,6 +114,7 @@ class RoomsFloor:
         Args:
             audience, edus, watcher: the floor above, as far as the rooms know it.
             may_overlap: whether an origin may have several transactions in flight (a setting for each peer).
+            directory: which users are ours; by default those that have an account in the database.
             accept_hub_offers: whether this server takes rooms over from hubs that offer them.
             invite_policies: each may refuse an invite for a local user.
         """
@@ -123,9 +126,8 @@ class RoomsFloor:
         )
         hub = Hub(identity, checker, database, stores.rooms, metrics)
         participant = Participant(checker, database, stores.rooms, peers, outbox, clock, metrics)
-        invitations = Invitations(
-            identity, checker, database, stores.invites, stores.directory, audience, invite_policies
-        )
+        directory = directory or StoredAccounts(database, stores.directory)
+        invitations = Invitations(identity, checker, database, stores.invites, directory, audience, invite_policies)
         inviter = Inviter(identity, checker, keyring, peers, invitations)
         transfer = HubTransfer(identity, rooms, checker, peers, clock)
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus, clock)

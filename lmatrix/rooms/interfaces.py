@@ -444,10 +444,17 @@ class ClientTransactionStore(Protocol):
         """The LPDU became this event; ``None``: it was refused, and the client may use the transaction ID anew."""
 
 
-class LocalDirectory(Protocol):
-    """Which users are ours."""
+class AccountLookup(Protocol):
+    """Which users have an account in the database."""
 
     def user_exists(self, tx: Any, user_id: str) -> bool: ...
+
+
+class LocalDirectory(Protocol):
+    """Which users are ours, wherever that is known."""
+
+    async def user_exists(self, user_id: str) -> bool:
+        """``user_id`` bears our server name."""
 
 
 class EduReceiver(Protocol):

@@ -27,10 +27,34 @@ from lmatrix.events.stripped_state import check_stripped
 from lmatrix.ids import server_of
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import Database, InviteStore, JsonObject, LocalAudience, LocalDirectory, PendingInvite
+from lmatrix.rooms.interfaces import (
+    AccountLookup,
+    Database,
+    InviteStore,
+    JsonObject,
+    LocalAudience,
+    LocalDirectory,
+    PendingInvite,
+)
 
 InvitePolicy = Callable[[str, Pdu, Sequence[JsonObject]], None]
 """Called with the hub's name, the invite and the stripped state; raises :class:`Forbidden` to refuse it."""
+
+
+class StoredAccounts:
+    """The :class:`~lmatrix.rooms.interfaces.LocalDirectory` of a server that keeps its users' accounts itself.
+
+    Args:
+        database, accounts: where they are.
+    """
+
+    def __init__(self, database: Database, accounts: AccountLookup) -> None:
+        self._database = database
+        self._accounts = accounts
+
+    async def user_exists(self, user_id: str) -> bool:
+        """Whether the user has an account."""
+        return await self._database.read(lambda tx: self._accounts.user_exists(tx, user_id))
 
 
 class Invitations:
@@ -39,7 +63,8 @@ class Invitations:
     Args:
         identity: who signs.
         checker: verifies the event.
-        database, store, directory: where invites are kept, and which users are ours.
+        database, store: where invites are kept.
+        directory: which users are ours.
         audience: tells the user.
         policies: each may refuse an invite (I-D "User Privacy", "Spam Prevention").
     """
@@ -110,9 +135,7 @@ class Invitations:
 
     async def check_user(self, user_id: str) -> None:
         """Raises :class:`NotFound` unless the user is one of ours."""
-        if not self._identity.owns(user_id) or not await self._database.read(
-            lambda tx: self._directory.user_exists(tx, user_id)
-        ):
+        if not self._identity.owns(user_id) or not await self._directory.user_exists(user_id):
             raise NotFound(f"{user_id} does not exist on this server")
 
     async def member_event_arrived(self, origin: str, room_id: str, raw: JsonObject) -> bool:

@@ -21,7 +21,7 @@ _REMOVED_AT_ONCE = 4
 
 class SqlAccountStore:
     """Implements the account store of the client API, :class:`~lmatrix.devices.interfaces.DeviceAccounts` and, for the
-    rooms, :class:`~lmatrix.rooms.interfaces.LocalDirectory` and
+    rooms, :class:`~lmatrix.rooms.interfaces.AccountLookup` and
     :class:`~lmatrix.rooms.interfaces.ClientTransactionStore`.
 
     Args:
