@@ -254,10 +254,24 @@ class PeerRefused(PeerError):
         errcode: the peer's ``errcode``, ``"M_UNKNOWN"`` when it gave none.
         error: the peer's message, shortened.
         body: the parsed JSON object, empty when the answer was not a JSON object.
+        retry_after_ms: how long the peer asks to be left alone, where its header fields say so; by default what
+            ``body`` says, and 0 when it says nothing.
     """
 
-    def __init__(self, destination: str, status: int, errcode: str, error: str, body: dict[str, object]) -> None:
+    def __init__(
+        self,
+        destination: str,
+        status: int,
+        errcode: str,
+        error: str,
+        body: dict[str, object],
+        retry_after_ms: int | None = None,
+    ) -> None:
         super().__init__(destination, f"{destination} answered {status} {errcode}: {error}")
+        if retry_after_ms is None:
+            said = body.get("retry_after_ms")
+            retry_after_ms = int(said) if isinstance(said, int | float) and not isinstance(said, bool) else 0
+        self.retry_after_ms = max(0, retry_after_ms)
         self.status = status
         self.errcode = errcode
         self.error = error

@@ -30,6 +30,7 @@ class Metrics:
         events_refused: events that did not, or not whole; ``outcome`` is ``dropped``, ``rejected``, ``redacted`` or
             ``failed``, ``reason`` a rule's number or a fixed word.
         queue_length: what waits in an internal queue, by the queue's name.
+        shed: what was refused because a bound had been reached, by the name of what was full.
         batch_size: how many things were done as one, by what they were (``sequencer``, ``commit``, …).
         commit_seconds: time that a database commit took.
         delivery_lag_events: events that a destination is owed and has not acknowledged.
@@ -56,6 +57,7 @@ class Metrics:
         self.queue_length = Gauge(
             "lmatrix_queue_length", "What waits in an internal queue.", ["queue"], registry=self.registry
         )
+        self.shed = self._counter("shed", "Work refused because a bound had been reached.", "what")
         self.batch_size = self._histogram("batch_size", "How many things were done as one.", _SIZES, "what")
         self.commit_seconds = self._histogram("commit_seconds", "Time that a database commit took.", _FAST_SECONDS)
         self.delivery_lag_events = Gauge(

@@ -38,6 +38,7 @@ from lmatrix.errors import (
 )
 from lmatrix.federation.discovery import Route
 from lmatrix.federation.peer_traits import PeerTraitsMemory
+from lmatrix.federation.retry_after import retry_after_ms
 from lmatrix.federation.transport import NETWORK_ERRORS, Answer, OutgoingRequest, PeerTransport, words_for
 from lmatrix.federation.xmatrix import XMatrix, format_authorization, request_signing_bytes
 from lmatrix.metrics import Metrics
@@ -164,7 +165,8 @@ class SignedClient:
     async def _counted(self, destination: str, exchange: Coroutine[Any, Any, Answer], timeout_s: float) -> JsonObject:
         outcomes = self._metrics.federation_requests_out
         try:
-            body = _judged(destination, await self._bounded(destination, exchange, timeout_s))
+            answer = await self._bounded(destination, exchange, timeout_s)
+            body = _judged(destination, answer, self._clock.seconds())
         except PeerError as error:
             outcomes.labels(_OUTCOMES[type(error)]).inc()
             self._log.debug("{error}", error=error)
@@ -238,16 +240,16 @@ _OUTCOMES: dict[type[PeerError], str] = {
 }
 
 
-def _judged(destination: str, answer: Answer) -> JsonObject:
+def _judged(destination: str, answer: Answer, now_s: float) -> JsonObject:
     if answer.status != 200:
-        raise _refusal(destination, answer)
+        raise _refusal(destination, answer, now_s)
     try:
         return canonical_json.parse_object(answer.body)
     except (InvalidJson, BadRequest) as error:
         raise PeerMisbehaved(destination, f"{destination} gave an answer that cannot be used: {error}") from None
 
 
-def _refusal(destination: str, answer: Answer) -> PeerRefused:
+def _refusal(destination: str, answer: Answer, now_s: float) -> PeerRefused:
     """An error answer; whatever its body is, the status stands (PROTOCOL section 4)."""
     try:
         body = canonical_json.parse_object(answer.body)
@@ -258,4 +260,5 @@ def _refusal(destination: str, answer: Answer) -> PeerRefused:
         errcode = "M_UNKNOWN"
     if not isinstance(error, str):
         error = "no reason given"
-    return PeerRefused(destination, answer.status, errcode[:_MAX_ERRCODE], error[:_MAX_ERROR_TEXT], body)
+    asked_to_wait = retry_after_ms(answer.headers, now_s)
+    return PeerRefused(destination, answer.status, errcode[:_MAX_ERRCODE], error[:_MAX_ERROR_TEXT], body, asked_to_wait)

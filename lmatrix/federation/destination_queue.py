@@ -16,7 +16,8 @@ sending       nothing is owed                   idle; the queue is dropped once 
 sending       failure                           backing off
 backing off   wake                              backing off
 backing off   alarm                             sending
-backing off   the destination shows life        backing off, no longer than the shortest interval after the last try
+backing off   the destination shows life        backing off, no longer than the shortest interval after the last try,
+                                                or than it asked for
 any           stop                              what is in flight ends, then nothing more
 ============= ================================= ==========================================================
 
@@ -139,6 +140,7 @@ class DestinationQueue:
         self._health = DestinationHealth(destination, tools)
         self._state_read = False
         self._last_attempt_ms: int | None = None
+        self._asked_to_wait_ms = 0
         self._most = 1 if tools.one_event(destination) else MAX_EVENTS
         self._capacity = self._most
         self._echoes = AwaitedEchoes(tools.policy.max_ms)
@@ -174,11 +176,14 @@ class DestinationQueue:
             self._set_alarm(seconds)
 
     def heard_from(self) -> None:
-        """The destination shows life: try again at once, but never more often than the shortest back-off allows."""
+        """The destination shows life: try again at once, but never more often than the shortest back-off allows, nor
+        sooner than it asked us to.
+        """
         self._heard = True
         if self.state is not State.BACKING_OFF or self._alarm is None or self._last_attempt_ms is None:
             return
-        earliest = max(0.0, (self._last_attempt_ms + self._tools.policy.min_ms) / 1000 - self._tools.clock.seconds())
+        wait_ms = max(self._tools.policy.min_ms, self._asked_to_wait_ms)
+        earliest = max(0.0, (self._last_attempt_ms + wait_ms) / 1000 - self._tools.clock.seconds())
         if earliest < self._alarm.getTime() - self._tools.clock.seconds():
             self._set_alarm(earliest)
 
@@ -337,6 +342,7 @@ class DestinationQueue:
         """Send the transaction. ``None`` when it went well, else how many milliseconds to pause."""
         tools = self._tools
         self._last_attempt_ms = tools.now_ms()
+        self._asked_to_wait_ms = 0
         began = tools.clock.seconds()
         try:
             answer = await tools.sender.send_transaction(
@@ -439,13 +445,14 @@ class DestinationQueue:
 
     def _refused(self, held: _Held, error: PeerRefused) -> int | None:
         """An error status. How many milliseconds to pause; ``None``: go on."""
+        self._asked_to_wait_ms = min(error.retry_after_ms, self._tools.policy.max_ms)
         if error.status == 400 and error.errcode == "M_BAD_STATE" and held.busy < BUSY_TRIES:
             # The peer has not finished an earlier request, maybe this very one: the same again, soon.
             held.busy += 1
             return self._tools.policy.delay(BUSY_MS * held.busy, self._tools.rng)
         if error.status in _ABOUT_THE_CONTENT and error.errcode != "M_BAD_STATE":
             return self._narrow(held, error)
-        return self._failed(held, error, at_least_ms=_asked_to_wait_ms(error))
+        return self._failed(held, error, at_least_ms=error.retry_after_ms)
 
     def _narrow(self, held: _Held, error: PeerRefused) -> int | None:
         """The peer does not take this content: send less of it next time, under a new transaction ID."""
@@ -509,9 +516,3 @@ class DestinationQueue:
 def _is_untaken(entry: Mapping[str, Any] | None) -> bool:
     """Whether an LPDU with this entry in ``failed_pdus`` is to be sent again, here or elsewhere."""
     return entry is not None and entry.get("errcode") in (WRONG_SERVER, TRY_LATER)
-
-
-def _asked_to_wait_ms(error: PeerRefused) -> int:
-    """The wait that the peer asks for, milliseconds; 0 when it asks for none."""
-    asked = error.body.get("retry_after_ms")
-    return max(0, int(asked)) if isinstance(asked, int | float) else 0

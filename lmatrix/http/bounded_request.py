@@ -41,6 +41,7 @@ class BoundedRequest(Request):
     _limit = 0
     _received = 0
     _held = 0
+    _sender = "unknown"
     _refusal: JsonAnswer | None = None
     _deadline: IDelayedCall | None = None
     _early: IDelayedCall | None = None
@@ -71,6 +72,7 @@ class BoundedRequest(Request):
         if self.content is not None:
             return  # HTTP/2 calls for every Content-Length field; what counts is what arrives
         self.content = BytesIO()
+        self._sender = self._site.router.client_address(self)
         self._limit = self._site.router.body_limit(self.channel.command, self.channel.path)
         self._deadline = self._site.reactor.callLater(self._site.limits.body_timeout, self._too_late)
         if length is not None and length > self._limit:
@@ -88,10 +90,11 @@ class BoundedRequest(Request):
             if self._received > self._limit + self._site.limits.drain:
                 self._answer_soon()
         elif self._refusal is None:
-            if self._site.body_budget.take(len(data)):
+            if self._site.body_bytes.take(self._sender, len(data)):
                 self._held += len(data)
                 self.content.write(data)
             else:
+                self._site.shed("bodies")
                 self._refuse(error_answer(Overloaded(_RETRY_AFTER_MS, "The server has too much to do.")))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -160,5 +163,5 @@ class BoundedRequest(Request):
                 timer.cancel()
 
     def _release(self) -> None:
-        self._site.body_budget.give_back(self._held)
+        self._site.body_bytes.give_back(self._sender, self._held)
         self._held = 0

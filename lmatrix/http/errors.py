@@ -28,6 +28,9 @@ MAX_MESSAGE = 500
 
 _MAX_RETRY_AFTER_MS = 24 * 60 * 60 * 1000
 _MAX_NAME = 255
+
+_RESTART_MS = 5000
+"""When a server that is stopping may be back."""
 _ERRCODE = re.compile(r"[A-Za-z0-9_.]{1,64}\Z")
 
 # Answers of a peer that speak of *our* standing with it. Passed on, they would tell a local client that its own access
@@ -88,9 +91,8 @@ def _row_for_peer_refused(error: errors.PeerRefused) -> _Row:
 def _passed_on(error: errors.PeerRefused) -> JsonObject:
     """The fields of a peer's error object that a caller can use, when they are what they should be."""
     fields: JsonObject = {}
-    retry = error.body.get("retry_after_ms")
-    if type(retry) is int and 0 <= retry <= _MAX_RETRY_AFTER_MS:
-        fields["retry_after_ms"] = retry
+    if 0 < error.retry_after_ms <= _MAX_RETRY_AFTER_MS:
+        fields["retry_after_ms"] = error.retry_after_ms
     for name in ("hub_server", "room_version"):
         value = error.body.get(name)
         if isinstance(value, str) and len(value) <= _MAX_NAME:
@@ -121,7 +123,7 @@ _ROWS: Mapping[type[errors.LMatrixError], _Row | Callable[[Any], _Row]] = {
     errors.WrongServer: _Row(400, "M_WRONG_SERVER", lambda error: _known(hub_server=error.hub_server)),
     errors.TransactionInFlight: _Row(400, "M_BAD_STATE"),
     errors.Overloaded: _Row(429, "M_LIMIT_EXCEEDED", lambda error: {"retry_after_ms": error.retry_after_ms}),
-    errors.ShuttingDown: _Row(503, "M_UNKNOWN"),
+    errors.ShuttingDown: _Row(503, "M_UNKNOWN", lambda _error: {"retry_after_ms": _RESTART_MS}),
     errors.StorageFailed: _row_for_storage_failed,
     errors.Unauthenticated: _Row(401, "M_FORBIDDEN"),
     errors.PeerError: _Row(502, "M_UNKNOWN"),

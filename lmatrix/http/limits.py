@@ -1,7 +1,8 @@
 """How much one caller may ask for.
 
 Owns: :class:`RateLimiter` (how often) and :class:`ConcurrencyLimit` (how many at one time), each counted per key: a
-peer's server name, a user ID, a client's address.
+peer's server name, a user ID, a client's address; and :class:`Place`, one request's part of what an API can handle at
+one time.
 
 Invariants: memory is bounded by ``max_keys`` however many keys are tried; a limiter never blocks, it refuses with the
 time after which trying again makes sense.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 
 import attrs
@@ -20,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.errors import Overloaded
+from lmatrix.fairness import FairShare
 
 _RETRY_AFTER_MS = 1000
 
@@ -170,3 +173,44 @@ class _Slot(AbstractAsyncContextManager[None]):
 
     async def __aexit__(self, *_: object) -> None:
         self._limit._leave(self._key)
+
+
+class Place:
+    """One of the places that an API's requests share, held by one request until it is answered.
+
+    At first it counts for the address that the request came from. Whoever finds out who made the request passes it on
+    to them, so that what somebody does in another's name never uses up the other's share.
+
+    Args:
+        share: all places.
+        holder: whom it counts for.
+
+    Raises:
+        Overloaded: there is none for this holder.
+    """
+
+    def __init__(self, share: FairShare[Hashable], holder: Hashable) -> None:
+        self._share = share
+        self._holder: Hashable | None = None
+        self._take(holder)
+
+    def pass_to(self, holder: Hashable) -> None:
+        """From now on it counts for somebody else.
+
+        Raises:
+            Overloaded: they have as many as they may; the place is given back.
+        """
+        if holder != self._holder:
+            self.give_back()
+            self._take(holder)
+
+    def give_back(self) -> None:
+        """The request has been answered; nothing happens when the place was given back before."""
+        if self._holder is not None:
+            self._share.give_back(self._holder)
+            self._holder = None
+
+    def _take(self, holder: Hashable) -> None:
+        if not self._share.take(holder):
+            raise Overloaded(_RETRY_AFTER_MS)
+        self._holder = holder

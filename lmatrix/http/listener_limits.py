@@ -1,6 +1,7 @@
 """What one listener allows to whoever connects to it.
 
-Owns: the numbers (:class:`ListenerLimits`) and the count of body bytes held in memory (:class:`BodyBudget`).
+Owns: the numbers (:class:`ListenerLimits`). Connections and body bytes are shared out among the addresses that they
+come from (:mod:`lmatrix.fairness`), so that nobody alone can use up either.
 """
 
 from __future__ import annotations
@@ -29,26 +30,3 @@ class ListenerLimits:
     body_timeout: float = attrs.field(default=60.0, validator=gt(0))
     drain: int = attrs.field(default=1024 * 1024, validator=attrs.validators.ge(0))
     max_buffered: int = attrs.field(default=256 * 1024 * 1024, validator=gt(0))
-
-
-class BodyBudget:
-    """Counts the bytes of request bodies that a listener holds.
-
-    Args:
-        maximum: bytes, at most.
-    """
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self.held = 0
-
-    def take(self, size: int) -> bool:
-        """Count more bytes, unless they are too many: then nothing is counted and the answer is false."""
-        if self.held + size > self._maximum:
-            return False
-        self.held += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        """Count bytes no longer."""
-        self.held -= size

@@ -20,6 +20,7 @@ from twisted.web.http_headers import Headers
 
 from lmatrix import canonical_json
 from lmatrix.errors import BadRequest
+from lmatrix.http.limits import Place
 
 JsonObject = dict[str, Any]
 
@@ -40,6 +41,7 @@ class JsonRequest:
         body: the bytes of the body, at most as many as the route allows.
         client_address: IP address of the client, or ``"unknown"``.
         origin: server name or user ID that made the request. Set by whoever authenticates it; only logs read it here.
+        place: what the request takes up of its API; ``None`` when nobody counts.
     """
 
     method: str = attrs.field(on_setattr=attrs.setters.frozen)
@@ -50,6 +52,7 @@ class JsonRequest:
     body: bytes = attrs.field(default=b"", on_setattr=attrs.setters.frozen, repr=lambda body: f"<{len(body)} bytes>")
     client_address: str = attrs.field(default="unknown", on_setattr=attrs.setters.frozen)
     origin: str | None = None
+    place: Place | None = attrs.field(default=None, repr=False)
 
     def json(self) -> JsonObject:
         """The body as a JSON object.

@@ -15,7 +15,7 @@ Implements the I-D's "API Standards".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import BinaryIO, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -28,8 +28,10 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from lmatrix.errors import BadRequest, Overloaded, ShuttingDown, TooLarge
+from lmatrix.fairness import FairShare
 from lmatrix.http.access_log import CLIENT_CLOSED, AccessLog
 from lmatrix.http.errors import error_answer, unrecognised_endpoint, unrecognised_method
+from lmatrix.http.limits import Place
 from lmatrix.http.messages import JsonAnswer, JsonObject, JsonRequest, parse_query, split_target
 from lmatrix.http.routes import (
     DEFAULT_MAX_BODY,
@@ -112,10 +114,13 @@ class Router:
         self._tree = RouteTree(tables)
         self._cors = any(table.cors for table in tables)
         self._clock = clock
+        self._metrics = metrics
         self._access_log = AccessLog(metrics)
         self._software = software
-        self._forwarded = forwarded
-        self._in_flight: dict[str, int] = {}
+        self.forwarded = forwarded
+        self._in_flight: dict[str, FairShare[Hashable]] = {
+            table.api: FairShare(table.max_in_flight) for table in tables
+        }
         self._long_polls: dict[str, set[Deferred[JsonAnswer]]] = {}
         self._stopping = False
         self._drained: list[Deferred[None]] = []
@@ -151,6 +156,11 @@ class Router:
             return DEFAULT_MAX_BODY
         return found.endpoint.route.max_body if isinstance(found, Found) else DEFAULT_MAX_BODY
 
+    def shed(self, what: str) -> None:
+        """Count something that was refused because a bound had been reached."""
+        if self._metrics is not None:
+            self._metrics.shed.labels(what=what).inc()
+
     def refuse(self, request: HttpRequest, answer: JsonAnswer) -> None:
         """Answer a request whose body was not taken.
 
@@ -176,7 +186,7 @@ class Router:
     @property
     def requests_in_flight(self) -> int:
         """Requests being handled now, long polls not counted."""
-        return sum(self._in_flight.values())
+        return sum(share.taken for share in self._in_flight.values())
 
     # -- One request --------------------------------------------------------------------------------------------------
 
@@ -187,7 +197,7 @@ class Router:
             raw_uri=request.uri,
             headers=request.requestHeaders,
             body=body,
-            client_address=self._client_address(request),
+            client_address=self.client_address(request),
         )
         exchange.request = parsed
         try:
@@ -209,7 +219,7 @@ class Router:
                 raise TooLarge(f"the request body is limited to {found.endpoint.route.max_body} bytes")
             parsed.params.update(found.params)
             parsed.query.update(parse_query(parsed.raw_uri.partition(b"?")[2]))
-            self._admit(found.endpoint)
+            self._admit(found.endpoint, parsed)
         except Exception as refused:
             # Every one of them becomes the answer; error_answer logs what is not ours.
             exchange.answer(error_answer(refused))
@@ -230,17 +240,21 @@ class Router:
         else:
             exchange.answer(unrecognised_method(found.allowed))
 
-    def _admit(self, endpoint: Endpoint) -> None:
-        """Raise when nothing new, or nothing more, may be begun."""
+    def _admit(self, endpoint: Endpoint, request: JsonRequest) -> None:
+        """Take what the request needs; raise when nothing new, or nothing more, may be begun."""
         table = endpoint.table
         if self._stopping:
             raise ShuttingDown("the server is shutting down")
-        if endpoint.route.long_poll:
-            busy = len(self._long_polls.get(table.api, ())) >= table.max_long_polls
-        else:
-            busy = self._in_flight.get(table.api, 0) >= table.max_in_flight
-        if busy:
-            raise Overloaded(_RETRY_AFTER_MS)
+        try:
+            if not endpoint.route.long_poll:
+                # Where each request stands for itself, only the whole is bounded.
+                holder: Hashable = ("address", request.client_address) if table.shared_out else id(request)
+                request.place = Place(self._in_flight[table.api], holder)
+            elif len(self._long_polls.get(table.api, ())) >= table.max_long_polls:
+                raise Overloaded(_RETRY_AFTER_MS)
+        except Overloaded:
+            self.shed(table.api)
+            raise
 
     def _run(self, exchange: _Exchange, request: JsonRequest, endpoint: Endpoint) -> None:
         running = Deferred.fromCoroutine(_answered(endpoint.route.handler, request))
@@ -248,14 +262,12 @@ class Router:
             polls = self._long_polls.setdefault(endpoint.table.api, set())
             polls.add(running)
             exchange.cancel_when_gone = running
-        else:
-            self._in_flight[endpoint.table.api] = self._in_flight.get(endpoint.table.api, 0) + 1
 
         def finished(result: JsonAnswer | Failure) -> None:
             if endpoint.route.long_poll:
                 self._long_polls[endpoint.table.api].discard(running)
-            else:
-                self._in_flight[endpoint.table.api] -= 1
+            if request.place is not None:
+                request.place.give_back()
             exchange.answer(self._answer_for(result, endpoint) if isinstance(result, Failure) else result)
             self._wake_drained()
 
@@ -274,8 +286,9 @@ class Router:
             for done in waiting:
                 done.callback(None)
 
-    def _client_address(self, request: HttpRequest) -> str:
-        if self._forwarded:
+    def client_address(self, request: HttpRequest) -> str:
+        """Where a request came from: an IP address, or ``"unknown"``."""
+        if self.forwarded:
             # The last entry is what our own proxy saw; the ones before it are the client's to invent.
             values: Iterable[bytes] = request.requestHeaders.getRawHeaders(b"X-Forwarded-For") or ()
             last = b",".join(values).rpartition(b",")[2].strip()

@@ -56,6 +56,8 @@ class RouteTable:
         cors: whether browsers of any origin may call it (Matrix Client-Server API "Web Browser Clients").
         max_in_flight: requests handled at one time, at most; more are answered 429.
         max_long_polls: long polls waiting at one time, at most.
+        shared_out: whether nobody may have more than a share of ``max_in_flight``: counted by client address until a
+            handler passes a request's place on to whoever made it. For an API that strangers call directly.
     """
 
     api: str
@@ -63,6 +65,7 @@ class RouteTable:
     cors: bool = False
     max_in_flight: int = 512
     max_long_polls: int = 10_000
+    shared_out: bool = False
 
 
 @attrs.frozen(slots=True)

@@ -10,6 +10,7 @@ Implements the I-D's "Transport": HTTP/2 over TLS 1.3 is offered; HTTP/1.1, with
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,10 +21,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from lmatrix.fairness import FairShare
 from lmatrix.http.bounded_request import BoundedRequest
 from lmatrix.http.http1 import Http1Channel
 from lmatrix.http.http2 import Http2Connection
-from lmatrix.http.listener_limits import BodyBudget, ListenerLimits
+from lmatrix.http.listener_limits import ListenerLimits
 from lmatrix.http.router import Router
 from lmatrix.http.tls import ServerTls
 
@@ -105,8 +107,9 @@ class ApiSite(ServerFactory[_Connection]):
         self.router = router
         self.reactor = reactor
         self.limits = ListenerLimits() if limits is None else limits
-        self.body_budget = BodyBudget(self.limits.max_buffered)
-        self._connections: set[_Connection] = set()
+        self.body_bytes: FairShare[str] = FairShare(self.limits.max_buffered)
+        self._connection_share: FairShare[str] = FairShare(self.limits.max_connections)
+        self._connections: dict[_Connection, str] = {}
         self._closed: list[Deferred[None]] = []
 
     @property
@@ -114,27 +117,38 @@ class ApiSite(ServerFactory[_Connection]):
         """Connections that are open now."""
         return len(self._connections)
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another connection."""
-        return self.connections >= self.limits.max_connections
+    def has_room_for(self, address: IAddress | None) -> bool:
+        """Whether another connection from this address may be opened."""
+        return self._connection_share.may_take(self._sharer(address))
+
+    def shed(self, what: str) -> None:
+        """Count something that was refused because a bound had been reached."""
+        self.router.shed(what)
 
     def buildProtocol(self, addr: IAddress | None) -> _Connection | None:
         """A new connection's protocol, or ``None`` (the connection is closed) when there are too many."""
-        if self.full:
+        if not self.has_room_for(addr):
             self._log.warn(
                 "{count} connections are open; one from {address} was closed", count=self.connections, address=addr
             )
+            self.shed("connections")
             return None
         return _Connection(self)
 
     def connected(self, connection: _Connection) -> None:
         """Called by a connection when it begins."""
-        self._connections.add(connection)
+        transport: Any = connection.transport
+        sharer = self._sharer(transport.getPeer())
+        if self._connection_share.take(sharer):
+            self._connections[connection] = sharer
+        else:
+            connection.abort()
 
     def disconnected(self, connection: _Connection) -> None:
         """Called by a connection when it has ended."""
-        self._connections.discard(connection)
+        sharer = self._connections.pop(connection, None)
+        if sharer is not None:
+            self._connection_share.give_back(sharer)
         if not self._connections:
             closed, self._closed = self._closed, []
             for waiting in closed:
@@ -157,6 +171,15 @@ class ApiSite(ServerFactory[_Connection]):
         if cut.active():
             cut.cancel()
 
+    def _sharer(self, address: IAddress | None) -> str:
+        """With whom a connection shares: all from one IP address, but for those from a proxy or this machine, which
+        speak for many.
+        """
+        host = str(getattr(address, "host", "unknown"))
+        if self.router.forwarded or _is_loopback(host):
+            return f"{host} {getattr(address, 'port', '')}"
+        return host
+
     def _abort_connections(self) -> None:
         for connection in list(self._connections):
             connection.abort()
@@ -164,6 +187,13 @@ class ApiSite(ServerFactory[_Connection]):
     def acceptableProtocols(self) -> list[bytes]:
         """What ALPN may choose, the best first."""
         return [b"h2", b"http/1.1"]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _TlsFactory(TLSMemoryBIOFactory):
@@ -174,7 +204,7 @@ class _TlsFactory(TLSMemoryBIOFactory):
         self._site = site
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        return None if self._site.full else super().buildProtocol(addr)
+        return super().buildProtocol(addr) if self._site.has_room_for(addr) else self._site.buildProtocol(addr)
 
 
 def tls_factory(site: ApiSite, tls: ServerTls) -> IProtocolFactory:

@@ -123,7 +123,7 @@ class Handshakes:
         _check_is(lpdu, membership, origin)
 
         async def work(_: Recorder) -> bytes:
-            answer = (await self._hub.take_lpdus(loaded, [lpdu]))[0]
+            answer = (await self._hub.take_lpdus(loaded, [lpdu], origin))[0]
             if isinstance(answer.outcome, LMatrixError):
                 raise answer.outcome
             # What is stored is the event's ID only: a joiner's answer holds the room's whole state, and can be made

@@ -69,6 +69,7 @@ class Hub:
         self,
         loaded: LoadedRoom,
         lpdus: Sequence[Lpdu],
+        origin: str,
         beside: Callable[[Any, list[LpduAnswer]], None] | None = None,
         placed: Callable[[], None] | None = None,
     ) -> list[LpduAnswer]:
@@ -77,6 +78,7 @@ class Hub:
         Args:
             loaded: the room.
             lpdus: well-formed LPDUs of that room, not yet verified.
+            origin: the server that sent them; origins take turns.
             beside: writes the answer in the same database transaction as the events.
             placed: called when they have been queued: what is queued later comes after them.
 
@@ -96,7 +98,7 @@ class Hub:
             void = _hub_event(draft.state) != reign
             return [LpduAnswer(one.received, self._decide(draft, one, known, void=void)) for one in checked]
 
-        sequencing = loaded.sequencer.submit(decide, events=len(lpdus), beside=beside)
+        sequencing = loaded.sequencer.submit(decide, events=len(lpdus), source=origin, beside=beside)
         if placed is not None:
             placed()
         answers = await sequencing

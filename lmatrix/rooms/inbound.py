@@ -200,7 +200,7 @@ class TransactionReceiver:
                     recorder.record(tx, _with_lpdus(answer, answers).canonical())
 
             placed = recorder.placed if recorder is not None and not group.pdus else None
-            done = await self._hub.take_lpdus(group.loaded, group.lpdus, answered, placed)
+            done = await self._hub.take_lpdus(group.loaded, group.lpdus, group.source, answered, placed)
             _with_lpdus(answer, done, into=answer)
         if group.pdus:
 

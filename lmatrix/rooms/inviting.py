@@ -87,9 +87,10 @@ class Inviter:
         elif loaded.room.joined_per_server[server] == 0:
             offered = await self._offer(loaded.room, source, server)
             return await loaded.sequencer.submit(
-                lambda draft: take_signed_invite(draft, offered, source, self._identity)
+                lambda draft: take_signed_invite(draft, offered, source, self._identity),
+                source=server_of(source.sender),
             )
-        return await loaded.sequencer.submit(lambda draft: self._take(draft, source))
+        return await loaded.sequencer.submit(lambda draft: self._take(draft, source), source=server_of(source.sender))
 
     def offer_committed(self, commit: Commit) -> None:
         """After a commit: invites whose targets' servers have not seen the event as it is now are sent to them.

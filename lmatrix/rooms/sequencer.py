@@ -4,6 +4,9 @@ Owns: the queue of a room, the forming of batches, and the commit that makes a b
     commit
 and knows no rules: each ticket brings its own decision, a function of the room's draft.
 
+Who sends much does not make others wait: the queue is shared among the servers that events come from, and a batch takes
+from each of them in turn. What comes from one of them stays in order.
+
 The way of a ticket: it waits; a batch of tickets is decided one after the other on one :class:`RoomDraft`; one
 transaction writes all of it, together with whatever the tickets want written beside it; then, and not before, the
 room in memory changes, the tickets' Deferreds fire, and the listeners hear of it. A commit that fails undoes the
@@ -16,7 +19,6 @@ the sequencer looks at what is there, and decides nothing more until it has seen
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +28,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lmatrix.errors import LMatrixError, Overloaded
+from lmatrix.fairness import FairShare, TurnQueue
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Database, RoomStore, StoredEvent
 from lmatrix.rooms.room import Room, RoomDraft
@@ -35,8 +38,10 @@ T = TypeVar("T")
 MAX_BATCH = 200
 """Events in one transaction at most: what is decided in one turn of the reactor must not take long."""
 
-MAX_QUEUED = 5000
-"""Events that may wait for one room; beyond it callers are told to come back."""
+MAX_QUEUED = 10_000
+"""Events that may wait for one room. Whoever sends them may have as many waiting as there is room left for others, so
+that one server alone fills half of it; beyond it callers are told to come back.
+"""
 
 
 @attrs.frozen(slots=True)
@@ -65,7 +70,7 @@ class Sequencer:
         room: the room; nobody else may change it.
         database, store: where a batch goes.
         clock: for looking again at a disk that could not be read.
-        metrics: ``queue_length``, ``batch_size``.
+        metrics: ``queue_length``, ``batch_size``, ``shed``.
         committed: called after each commit that appended something; it must not block.
     """
 
@@ -86,8 +91,8 @@ class Sequencer:
         self._clock = clock
         self._metrics = metrics
         self._committed = committed
-        self._queue: deque[_Ticket[Any]] = deque()
-        self._queued = 0
+        self._queue: TurnQueue[str, _Ticket[Any]] = TurnQueue()
+        self._share: FairShare[str] = FairShare(MAX_QUEUED)
         self._running = False
         self._idle: list[Deferred[None]] = []
         self._hold = DeferredLock()
@@ -106,6 +111,7 @@ class Sequencer:
         decide: Callable[[RoomDraft], T],
         *,
         events: int = 1,
+        source: str | None = None,
         ahead: Callable[[Any], None] | None = None,
         beside: Callable[[Any, T], None] | None = None,
     ) -> Deferred[T]:
@@ -115,6 +121,7 @@ class Sequencer:
             decide: looks at the draft, appends to it what it allows, and returns its outcome. It must not keep the
                 draft. What it raises fails this ticket alone; whatever it had appended by then is undone.
             events: how many events it may append, for the bounds.
+            source: the server whose events these are: sources take turns. By default this server itself.
             ahead: called with the transaction before the batch's events are written.
             beside: called with the transaction and the outcome, to write what must be on disk together with the events.
 
@@ -125,11 +132,12 @@ class Sequencer:
             Overloaded: (in the Deferred) too much is waiting for this room.
         """
         ticket: _Ticket[T] = _Ticket(decide, events, ahead, beside, Deferred())
-        if self._queued + events > MAX_QUEUED:
+        source = source or self._room.server_name
+        if not self._share.take(source, events):
+            self._metrics.shed.labels(what="sequencer").inc()
             ticket.answer.errback(Overloaded(1000, f"too many events are waiting for {self._room.room_id}"))
             return ticket.answer
-        self._queue.append(ticket)
-        self._queued += events
+        self._queue.put(source, ticket, events)
         self._metrics.queue_length.labels(queue="sequencer").inc(events)
         self._wake()
         return ticket.answer
@@ -192,15 +200,11 @@ class Sequencer:
                 waiter.callback(None)
 
     def _next_batch(self) -> list[_Ticket[Any]]:
-        batch = [self._queue.popleft()]
-        weight = batch[0].events
-        while self._queue and weight + self._queue[0].events <= MAX_BATCH:
-            ticket = self._queue.popleft()
-            weight += ticket.events
-            batch.append(ticket)
-        self._queued -= weight
-        self._metrics.queue_length.labels(queue="sequencer").dec(weight)
-        return batch
+        batch = self._queue.take(MAX_BATCH)
+        for source, _, events in batch:
+            self._share.give_back(source, events)
+        self._metrics.queue_length.labels(queue="sequencer").dec(sum(events for _, _, events in batch))
+        return [ticket for _, ticket, _ in batch]
 
     async def _run_batch(self, batch: list[_Ticket[Any]]) -> None:
         if self._doubtful is not None:
@@ -328,9 +332,9 @@ class Sequencer:
         self.log.failure("{room_id}: the sequencer stopped", failure=failure, room_id=self._room.room_id)
         for ticket in self._queue:
             ticket.answer.errback(failure)
-        self._metrics.queue_length.labels(queue="sequencer").dec(self._queued)
+        self._metrics.queue_length.labels(queue="sequencer").dec(self._share.taken)
         self._queue.clear()
-        self._queued = 0
+        self._share = FairShare(MAX_QUEUED)
 
 
 def _is_at(event: StoredEvent | None, position: int) -> bool:

@@ -33,9 +33,10 @@ THEM = "them.example"
 ROUTE = Route(THEM, THEM, (Target(THEM, 8448),))
 
 
-def answer(body: object, status: int = 200) -> Answer:
-    """An answer with this JSON, or these bytes, as its body."""
-    return Answer(status, Headers(), body if isinstance(body, bytes) else json.dumps(body).encode())
+def answer(body: object, status: int = 200, **headers: str) -> Answer:
+    """An answer with this JSON, or these bytes, as its body; underscores in header names stand for hyphens."""
+    fields = Headers({name.replace("_", "-"): [value] for name, value in headers.items()})
+    return Answer(status, fields, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 class FakeResolver:
@@ -123,6 +124,21 @@ class ClientTests(SynchronousTestCase):
         authenticator = Authenticator(THEM, OurKeys())
         origin = self.successResultOf(Deferred.fromCoroutine(authenticator.authenticate(received, content)))
         self.assertEqual(origin, "us.example")
+
+    def test_a_wait_that_is_asked_for_is_passed_on(self) -> None:
+        """By header, by error object, by both (the header goes before), by neither; whatever the status is."""
+        for body, headers, expected in (
+            ({}, {"Retry_After": "7"}, 7_000),
+            ({"retry_after_ms": 5}, {}, 5),
+            ({"retry_after_ms": 5}, {"Retry_After": "7"}, 7_000),
+            ({"retry_after_ms": 5}, {"Retry_After": "soon"}, 5),
+            ({"retry_after_ms": "5"}, {}, 0),
+            ({"retry_after_ms": -5}, {}, 0),
+            (b"<html>", {"Retry_After": "60"}, 60_000),
+        ):
+            for status in (429, 503):
+                refused = self.failureResultOf(self.requesting(answer(body, status, **headers)), PeerRefused)
+                self.assertEqual(refused.value.retry_after_ms, expected, (body, headers))
 
     # -- What is sent -------------------------------------------------------------------------------------------------
 

@@ -122,6 +122,21 @@ class FailingTests(SynchronousTestCase):
         self.bench.clock.advance(3600)
         self.assertEqual(1, len(self.bench.peers.open))
 
+    def test_showing_life_does_not_cut_short_a_wait_that_was_asked_for(self) -> None:
+        """A hub that has too much to do sends us events all the same; it is left alone for as long as it said."""
+        self.bench.advanced(self.room)
+        self.bench.peers.last().refuse(429, "M_LIMIT_EXCEEDED", retry_after_ms=30_000)
+        self.wait(5)
+        self.bench.delivery.heard_from(PEER)
+        self.wait(20)
+        self.assertEqual([], self.bench.peers.open)
+        self.wait(6)
+        self.assertEqual(1, len(self.bench.peers.open))
+        self.bench.peers.last().unreachable()
+        self.bench.delivery.heard_from(PEER)
+        self.wait(1.5)
+        self.assertEqual(1, len(self.bench.peers.open), "the old wait does not last")
+
     def test_try_later(self) -> None:
         """What the peer cannot take yet is sent again after longer and longer pauses, and all of its room that follows
         after it; what came before counts as delivered, and other rooms go on.

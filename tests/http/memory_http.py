@@ -6,9 +6,11 @@ Owns: :class:`Wire` (an HTTP/1.1 client on an in-memory connection) and :class:`
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any
 
 import attrs
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -16,6 +18,8 @@ from twisted.python.failure import Failure
 
 from lmatrix.http.router import Route, Router, RouteTable
 from lmatrix.http.site import ApiSite, ListenerLimits
+
+_PORTS = count(50_000)
 
 
 @attrs.frozen
@@ -46,11 +50,13 @@ class Wire:
 
     Args:
         site: the site.
+        address: where the client is.
     """
 
-    def __init__(self, site: ApiSite) -> None:
-        self.transport = RecordingTransport()
-        protocol = site.buildProtocol(None)
+    def __init__(self, site: ApiSite, address: str = "192.168.1.1") -> None:
+        peer = IPv4Address("TCP", address, next(_PORTS))
+        self.transport = RecordingTransport(peerAddress=peer)
+        protocol = site.buildProtocol(peer)
         assert protocol is not None
         self.protocol = protocol
         self.gone = False

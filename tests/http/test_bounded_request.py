@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -39,7 +40,7 @@ class LimitCase(SynchronousTestCase):
     def tearDown(self) -> None:
         """Whatever happened, no memory stays counted once every connection has ended."""
         self.wire.hang_up()
-        self.assertEqual(self.site.body_budget.held, 0)
+        self.assertEqual(self.site.body_bytes.taken, 0)
         self.assertEqual(self.site.connections, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -65,7 +66,7 @@ class SizeTests(LimitCase):
     def test_a_little_too_much_is_answered_at_its_end(self) -> None:
         """The sender gets to finish, reads 413, and may go on with the same connection."""
         self.wire.send(self._head("/small", "Content-Length: 101\r\n") + b"x" * 100)
-        self.assertEqual(self.site.body_budget.held, 0)
+        self.assertEqual(self.site.body_bytes.taken, 0)
         self.assertEqual(self.wire.answers(), [])
         self.wire.send(b"x")
         answer = self.wire.answer()
@@ -78,9 +79,9 @@ class SizeTests(LimitCase):
     def test_chunks_are_counted_as_they_come(self) -> None:
         """A body that does not say its length is dropped as soon as it is over the limit."""
         self.wire.send(self._head("/small", "Transfer-Encoding: chunked\r\n") + self._chunk(b"x" * 90))
-        self.assertEqual(self.site.body_budget.held, 90)
+        self.assertEqual(self.site.body_bytes.taken, 90)
         self.wire.send(self._chunk(b"x" * 90))
-        self.assertEqual(self.site.body_budget.held, 0)
+        self.assertEqual(self.site.body_bytes.taken, 0)
         self.wire.send(self._chunk(b"x" * 90) + b"0\r\n\r\n")
         self.assertEqual(self.wire.answer().status, 413)
         self.assertEqual(self.bodies, [])
@@ -142,7 +143,7 @@ class SizeTests(LimitCase):
 
     def test_all_bodies_together_are_bounded(self) -> None:
         """When the listener holds as much as it may, a further body is refused with a time to try again."""
-        second, third = Wire(self.site), Wire(self.site)
+        second, third = Wire(self.site, "198.51.100.1"), Wire(self.site, "203.0.113.1")
         for wire in (self.wire, second):
             wire.send(self._head("/large", "Content-Length: 3000\r\n") + b"x" * 2000)
         third.request("PUT", "/large", b"x" * 2000)
@@ -152,6 +153,19 @@ class SizeTests(LimitCase):
         third.request("PUT", "/large", b"x" * 2000)
         self.assertEqual(third.answer().status, 200)
         third.hang_up()
+
+    def test_one_address_does_not_get_all_memory(self) -> None:
+        """Whoever sends as many bodies at one time as it can leaves room for others' bodies."""
+        flood = [self.wire, Wire(self.site)]
+        for wire in flood:
+            wire.send(self._head("/large", "Content-Length: 3000\r\n") + b"x" * 2000)
+        self.assertEqual([len(wire.answers()) for wire in flood], [0, 0])
+        self.assertEqual(self.site.body_bytes.taken, 2000, "the second is being refused")
+        other = Wire(self.site, "198.51.100.1")
+        other.request("PUT", "/large", b"x" * 1500)
+        self.assertEqual(other.answer().status, 200)
+        other.hang_up()
+        flood[1].hang_up()
 
 
 class TimeTests(LimitCase):
@@ -215,11 +229,22 @@ class ConnectionTests(LimitCase):
 
     def test_connections_beyond_the_bound_are_closed(self) -> None:
         """There is no protocol for one too many; when one has ended, there is room again."""
-        others = [Wire(self.site) for _ in range(2)]
-        self.assertIsNone(self.site.buildProtocol(None))
+        others = [Wire(self.site, f"127.0.0.{number}") for number in (1, 2)]
+        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1)))
         others[0].hang_up()
-        self.assertIsNotNone(self.site.buildProtocol(None))
+        self.assertIsNotNone(self.site.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1)))
         others[1].hang_up()
+
+    def test_one_address_does_not_get_all_connections(self) -> None:
+        """Whoever opens as many as it can leaves one for others; a proxy on this machine speaks for many."""
+        second = Wire(self.site)
+        self.assertIsNone(self.site.buildProtocol(IPv4Address("TCP", "192.168.1.1", 3)))
+        other = Wire(self.site, "198.51.100.1")
+        second.hang_up()
+        other.hang_up()
+        proxied = [Wire(self.site, "127.0.0.1") for _ in range(2)]
+        for wire in proxied:
+            wire.hang_up()
 
     def test_what_is_no_http_is_answered_in_json(self) -> None:
         """One error object, and nothing after the malformed line is taken for a request."""

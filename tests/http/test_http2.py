@@ -136,7 +136,7 @@ class Http2Tests(SynchronousTestCase):
         """Nothing stays behind when the connection has ended."""
         self.client.hang_up()
         self.clock.advance(0)
-        self.assertEqual(self.site.body_budget.held, 0)
+        self.assertEqual(self.site.body_bytes.taken, 0)
         self.assertEqual(self.site.connections, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
@@ -194,7 +194,7 @@ class Http2Tests(SynchronousTestCase):
         stream = self.client.start("PUT", "/small")
         self.client.send(stream, b"x" * 60)
         self.client.send(stream, b"x" * 60)
-        self.assertEqual((self.client.status(stream), self.site.body_budget.held), (None, 0))
+        self.assertEqual((self.client.status(stream), self.site.body_bytes.taken), (None, 0))
         self.client.send(stream, b"x", end=True)
         status, error = self._answer(stream)
         self.assertEqual((status, error["errcode"]), (413, "M_TOO_LARGE"))

@@ -221,6 +221,37 @@ class BoundTests(SynchronousTestCase):
         wires[2].request("GET", "/")
         self.assertEqual(len(self.handler.requests), 3)
 
+    def test_places_are_shared_out_by_address_and_then_by_origin(self) -> None:
+        """A flood from one address, and one by one origin from many addresses, each leave places to others."""
+
+        async def handler(request: JsonRequest) -> JsonObject:
+            origin = request.header("X-Origin")
+            if origin is not None and request.place is not None:
+                request.place.pass_to(("server", origin))
+            return dict(await self.handler(request))
+
+        metrics = Metrics()
+        site = site_for(
+            _route("GET", "/", handler),
+            clock=self.clock,
+            table={"max_in_flight": 8, "shared_out": True},
+            metrics=metrics,
+        )
+
+        def flood(addresses: list[str], headers: str = "") -> list[int]:
+            wires = [Wire(site, address) for address in addresses]
+            for wire in wires:
+                wire.request("GET", "/", headers=headers)
+            return [answer.status for wire in wires for answer in wire.answers()]
+
+        self.assertEqual(flood(["192.0.2.1"] * 8), [429] * 4, "one address gets half of the places")
+        self.assertEqual(flood([f"198.51.100.{n}" for n in range(8)], "X-Origin: a.example\r\n"), [429] * 6)
+        self.assertEqual(flood(["203.0.113.1"], "X-Origin: b.example\r\n"), [], "and there is one for another origin")
+        while self.handler.waiting:
+            self.handler.waiting.pop().callback(None)
+        self.assertEqual(site.router.requests_in_flight, 0)
+        self.assertEqual(metrics.registry.get_sample_value("lmatrix_shed_total", {"what": "test"}), 4)
+
     def test_long_polls_have_a_bound_of_their_own(self) -> None:
         """Waiting clients do not take the places of working ones."""
         site = site_for(

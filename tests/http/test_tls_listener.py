@@ -182,7 +182,7 @@ class TlsListenerTests(TestCase):
         await self.port.stopListening()
         await self.site.close_connections(grace=1.0)
         await self.pool.closeCachedConnections()
-        self.assertEqual((self.site.connections, self.site.body_budget.held), (0, 0))
+        self.assertEqual((self.site.connections, self.site.body_bytes.taken), (0, 0))
 
     async def _http1(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         agent = Agent(reactor, _Trusting(self.root), pool=self.pool)

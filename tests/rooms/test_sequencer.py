@@ -14,7 +14,7 @@ from lmatrix.events.state import StateMap
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.room import Room, RoomDraft
-from lmatrix.rooms.sequencer import MAX_QUEUED, Commit, Sequencer
+from lmatrix.rooms.sequencer import MAX_BATCH, MAX_QUEUED, Commit, Sequencer
 from lmatrix.rooms.sequencing import LocalEvent, take_local
 from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.room_log import SqlRoomStore
@@ -32,8 +32,9 @@ class SequencerTests(SynchronousTestCase):
         self.database = InlineDatabase(clock=self.clock, commit_seconds=lambda: 1.0)
         self.store = SqlRoomStore()
         self.commits: list[Commit] = []
+        self.metrics = Metrics()
         self.room = Room(ROOM, room_version("I.1"), "hub.example", StateMap(), 0, None, 1)
-        self.sequencer = Sequencer(self.room, self.database, self.store, self.clock, Metrics(), self.commits.append)
+        self.sequencer = Sequencer(self.room, self.database, self.store, self.clock, self.metrics, self.commits.append)
         created = self.sequencer.submit(
             self.take(
                 LocalEvent("m.room.create", ALICE, {"room_version": "I.1"}, 1, ""),
@@ -194,6 +195,60 @@ class SequencerTests(SynchronousTestCase):
         self.clock.pump([1, 1])
         self.successResultOf(first)
         self.successResultOf(full)
+
+    def test_sources_take_turns(self) -> None:
+        """What one server has queued before does not hold another's events back: they come with the next commit."""
+        first = self.sequencer.submit(self.message(0))
+        order: list[str] = []
+
+        def noting(source: str) -> Any:
+            decide = self.message(len(order))
+
+            def work(draft: RoomDraft) -> Any:
+                order.append(source)
+                return decide(draft)
+
+            return work
+
+        flood = [
+            self.sequencer.submit(noting("noisy"), events=MAX_BATCH // 2, source="noisy.example") for _ in range(6)
+        ]
+        quiet = [self.sequencer.submit(noting("quiet"), source="quiet.example") for _ in range(2)]
+        self.clock.advance(1)
+        self.successResultOf(first)
+        self.clock.advance(1)
+        for answer in quiet:
+            self.successResultOf(answer)
+        self.assertEqual(order[:3], ["noisy", "quiet", "quiet"])
+        self.clock.pump([1] * 6)
+        for answer in flood:
+            self.successResultOf(answer)
+        self.assertEqual(order.count("noisy"), 6)
+
+    def test_what_comes_from_one_source_stays_in_order(self) -> None:
+        """Turns are taken between sources, never within one."""
+        answers = [self.sequencer.submit(self.message(number), source=f"{number % 3}.example") for number in range(30)]
+        self.clock.pump([1] * 4)
+        ids = [self.successResultOf(answer)[0].event_id for answer in answers]
+        stored = [event_id for _, event_id in self.stored()]
+        for source in range(3):
+            mine = [event_id for number, event_id in enumerate(ids) if number % 3 == source]
+            self.assertEqual(sorted(mine, key=stored.index), mine)
+
+    def test_one_source_does_not_fill_the_queue(self) -> None:
+        """A server that sends without end is refused while there is room for others, and theirs is taken."""
+        running = self.sequencer.submit(self.message(0))
+        taken = [self.sequencer.submit(self.message(1), events=100, source="noisy.example") for _ in range(100)]
+        refused = [answer for answer in taken if answer.called]
+        for answer in refused:
+            self.failureResultOf(answer, Overloaded)
+        self.assertEqual(len(taken) - len(refused), MAX_QUEUED // 2 // 100)
+        other = self.sequencer.submit(self.message(2), events=100, source="quiet.example")
+        self.clock.pump([1] * 60)
+        for answer in (running, other, *(answer for answer in taken if answer not in refused)):
+            self.successResultOf(answer)
+        self.assertEqual(self.metrics.registry.get_sample_value("lmatrix_shed_total", {"what": "sequencer"}), 50)
+        self.assertEqual(self.metrics.registry.get_sample_value("lmatrix_queue_length", {"queue": "sequencer"}), 0)
 
     def test_idle_waits_for_all(self) -> None:
         """A shutdown can wait for what was promised."""

@@ -1,7 +1,9 @@
 """The door that every federation request but that for keys goes through.
 
 Owns: what is done before an endpoint looks at a request: who made it (I-D "Request Authentication"), and whether it
-asks too often (I-D "Rate Limiting").
+asks too often, or too much at one time (I-D "Rate Limiting").
+
+Until it is known who makes a request, it counts for the address that it comes from; then for its origin.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Admission:
 
         Raises:
             Unauthenticated: it does not prove where it comes from.
-            Overloaded: the origin asks too often.
+            Overloaded: the origin asks too often, or has too much under way.
             NotJson, UnsafeJson, BadRequest: it has a body that is not a JSON object.
         """
         return await self._admit(request, request.json() if request.body else None, limited=True)
@@ -67,6 +69,8 @@ class Admission:
 
     async def _admit(self, request: JsonRequest, content: JsonObject | None, *, limited: bool) -> str:
         origin = await self._authenticator.authenticate(request, content)
+        if request.place is not None:
+            request.place.pass_to(("server", origin))
         if limited and self._limiter is not None:
             self._limiter.take(origin)
         return origin

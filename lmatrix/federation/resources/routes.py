@@ -95,7 +95,9 @@ def federation_table(
             (paths.HUB_REQUEST, hubs.request),
         )
     )
-    return RouteTable("federation", tuple(route for entry in handlers for route in _twins(*entry)) + single)
+    return RouteTable(
+        "federation", tuple(route for entry in handlers for route in _twins(*entry)) + single, shared_out=True
+    )
 
 
 def key_table(own_keys: PublishesKeys, notary: AnswersKeyQueries) -> RouteTable:
@@ -113,6 +115,7 @@ def key_table(own_keys: PublishesKeys, notary: AnswersKeyQueries) -> RouteTable:
             Route("GET", f"{paths.KEY_QUERY}/{{serverName}}", keys.query_one, "query_keys", MAX_BARE_BODY),
             Route("POST", paths.KEY_QUERY, keys.query_many, "query_keys", MAX_KEY_QUERY_BODY),
         ),
+        shared_out=True,
     )
 
 
