@@ -21,6 +21,7 @@ from lmatrix import __version__
 from lmatrix.config.federation import FederationConfig
 from lmatrix.devices.floor import DevicesFloor, DeviceStores
 from lmatrix.devices.interfaces import SyncWaker
+from lmatrix.federation.allowed_servers import OnlyFrom, OnlyTo
 from lmatrix.federation.authentication import Authenticator
 from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.client import RouteFinder, SignedClient
@@ -32,7 +33,7 @@ from lmatrix.federation.keyring import ServerKeyring
 from lmatrix.federation.own_keys import OwnKeys
 from lmatrix.federation.peer_settings import PeerSettingsTable
 from lmatrix.federation.peers import HttpPeers
-from lmatrix.federation.resources.admission import Admission, Limits
+from lmatrix.federation.resources.admission import Admission, Authenticates, Limits
 from lmatrix.federation.resources.routes import federation_table
 from lmatrix.federation.transport import PeerTransport
 from lmatrix.http.routes import RouteTable
@@ -148,6 +149,7 @@ def build_core(
     audience: SyncWaker,
     directory: LocalDirectory | None = None,
     edus: EduReceiver | None = None,
+    only_servers: Collection[str] | None = None,
     limiter: Limits | None,
     reactor: Any,
     rng: random.Random,
@@ -162,6 +164,7 @@ def build_core(
         audience: who is told what is new for local users.
         directory: which users are ours; by default those that have an account in the database.
         edus: where other servers' EDUs go; by default to the devices.
+        only_servers: the only servers to talk to; ``None``: any.
         limiter: how often another server may ask; ``None``: as it likes.
         reactor: tells the time.
         rng: where IDs and jitter come from.
@@ -175,7 +178,7 @@ def build_core(
     traits = StoredPeerTraits(database, stores.delivery, stores.pending_lpdus)
     client = SignedClient(
         identity,
-        resolver=outside.resolver,
+        resolver=outside.resolver if only_servers is None else OnlyTo(outside.resolver, only_servers),
         transport=transport,
         traits=traits.memory,
         clock=reactor,
@@ -255,15 +258,15 @@ def build_core(
     room_servers.target = rooms.rooms
 
     # Towards us.
-    admission = Admission(
-        Authenticator(
-            identity.server_name,
-            keyring,
-            allow_ip_literals=federation.allow_ip_literals,
-            on_heard=delivery.heard_from,
-        ),
-        limiter,
+    authenticator: Authenticates = Authenticator(
+        identity.server_name,
+        keyring,
+        allow_ip_literals=federation.allow_ip_literals,
+        on_heard=delivery.heard_from,
     )
+    if only_servers is not None:
+        authenticator = OnlyFrom(authenticator, only_servers)
+    admission = Admission(authenticator, limiter)
     table = federation_table(
         admission,
         rooms.receiver,

@@ -126,8 +126,15 @@ def load_admin_token(config: Config) -> str | None:
         FileProblem: missing, readable by others than its owner, or without a good token.
     """
     file = config.admin_token_path
-    if file is None:
-        return None
+    return None if file is None else load_admin_token_file(file)
+
+
+def load_admin_token_file(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        FileProblem: missing, readable by others than its owner, or without a good token.
+    """
     try:
         return read_admin_token(file)
     except PrivateFileError as error:

@@ -1,0 +1,1 @@
+"""lmatrix inside of a real Synapse. These tests need the extra ``lmatrix[synapse]``; without it they are skipped."""
