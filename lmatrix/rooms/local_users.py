@@ -167,11 +167,13 @@ class LocalUsers:
         *,
         state_key: str | None = None,
         transaction: ClientTransaction | None = None,
+        origin_server_ts: int | None = None,
     ) -> str:
         """Send an event; returns its event ID, once it is in the room.
 
         Args:
             transaction: carried out once, however often it is asked for.
+            origin_server_ts: when it was sent, milliseconds since the epoch, where that is not now.
 
         Raises:
             Forbidden: this server is not in the room.
@@ -183,7 +185,7 @@ class LocalUsers:
             loaded = await self._participating(room_id, sender)
             if event_type == HUB_EVENT and state_key == "" and loaded.room.version.hub_is_state:
                 return await self._move_hub(loaded, sender, content)
-            return await self._send(loaded, sender, event_type, content, state_key, transaction)
+            return await self._send(loaded, sender, event_type, content, state_key, transaction, origin_server_ts)
 
         return await self._once(transaction, room_id, work)
 
@@ -205,19 +207,27 @@ class LocalUsers:
         await self.invite(room_id, creator, target, None, is_direct=plan.is_direct)
 
     async def invite(
-        self, room_id: str, sender: str, target: str, reason: str | None, *, is_direct: bool = False
+        self,
+        room_id: str,
+        sender: str,
+        target: str,
+        reason: str | None,
+        *,
+        is_direct: bool = False,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Invite a user, of whichever server.
 
         Args:
             is_direct: whether the invite is marked as one to a direct chat.
+            more: further content of the membership event.
 
         Raises:
             as :meth:`send`, and :class:`NotFound` and :class:`PeerError` for what the target's server says.
         """
         loaded = await self._participating(room_id, sender)
         room = loaded.room
-        content = _member_content("invite", reason)
+        content = {**(more or {}), **_member_content("invite", reason)}
         if is_direct:
             content["is_direct"] = True
         if room.is_hub:
@@ -229,20 +239,29 @@ class LocalUsers:
         if room.joined_per_server[server] > 0 or server == room.hub_server:
             await self._send(loaded, sender, "m.room.member", content, target, None)
             return
-        lpdu = self._lpdu(loaded, sender, "m.room.member", content, target)
+        lpdu = self._lpdu(loaded, sender, "m.room.member", content, target, self._timestamps.next(sender))
         await self._peers.invite(room.hub_server, room.version, dict(lpdu.fields), stripped(room.state))
 
-    async def join(self, user_id: str, room_id: str, via: Sequence[str], reason: str | None) -> str:
+    async def join(
+        self,
+        user_id: str,
+        room_id: str,
+        via: Sequence[str],
+        reason: str | None,
+        *,
+        more: Mapping[str, Any] | None = None,
+    ) -> str:
         """Join a room; returns its room ID.
 
         Args:
             via: servers that may know the room, best first.
+            more: further content of the membership event.
 
         Raises:
             EventRejected, SendFailed: the room does not let the user in.
             NotFound, PeerError: it could not be found, or its hub does not let us in.
         """
-        content = _member_content("join", reason)
+        content = {**(more or {}), **_member_content("join", reason)}
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
             invite = await self._invitations.pending(user_id, room_id)
@@ -340,12 +359,14 @@ class LocalUsers:
         content: Mapping[str, Any],
         state_key: str | None,
         transaction: ClientTransaction | None,
+        origin_server_ts: int | None = None,
     ) -> str:
+        sent_ts = self._timestamps.next(sender) if origin_server_ts is None else origin_server_ts
         if not loaded.room.is_hub:
-            lpdu = self._lpdu(loaded, sender, event_type, content, state_key)
+            lpdu = self._lpdu(loaded, sender, event_type, content, state_key, sent_ts)
             key = None if transaction is None else (transaction.user_id, transaction.device_id, transaction.txn_id)
             return await self._outbox.send(lpdu, loaded.room.hub_server, key)
-        event = LocalEvent(event_type, sender, content, self._timestamps.next(sender), state_key)
+        event = LocalEvent(event_type, sender, content, sent_ts, state_key)
         now_ms = int(self._clock.seconds() * 1000)
 
         def beside(tx: Any, sequenced: list[Sequenced]) -> None:
@@ -364,10 +385,16 @@ class LocalUsers:
             return (await self._hub.take_local(loaded, [event], beside))[0].event_id
         except WrongServer:
             # The room moved while this waited its turn, perhaps more than once: it goes to whoever is the hub now.
-            return await self._send(loaded, sender, event_type, content, state_key, transaction)
+            return await self._send(loaded, sender, event_type, content, state_key, transaction, sent_ts)
 
     def _lpdu(
-        self, loaded: LoadedRoom, sender: str, event_type: str, content: Mapping[str, Any], state_key: str | None
+        self,
+        loaded: LoadedRoom,
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        state_key: str | None,
+        origin_server_ts: int,
     ) -> Lpdu:
         return build_lpdu(
             loaded.room.version,
@@ -375,7 +402,7 @@ class LocalUsers:
             type=event_type,
             sender=sender,
             content=dict(content),
-            origin_server_ts=self._timestamps.next(sender),
+            origin_server_ts=origin_server_ts,
             hub_server=loaded.room.hub_server,
             server_name=self._identity.server_name,
             keys=self._identity.keys,

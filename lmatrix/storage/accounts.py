@@ -110,7 +110,10 @@ class SqlAccountStore:
     def put_client_transaction(
         self, tx: Transaction, user_id: str, device_id: str, room_id: str, txn_id: str, reference: str, now_ms: int
     ) -> None:
-        """Remember what a client transaction led to, in place of what was remembered."""
+        """Remember what a client transaction led to, in place of what was remembered.
+
+        One whose LPDU is still pending is not forgotten, however long its hub cannot be reached.
+        """
         tx.execute(
             "INSERT INTO client_transactions (user_id, device_id, room_id, txn_id, reference, created_ts)"
             " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, room_id, txn_id) DO UPDATE SET"
@@ -119,7 +122,8 @@ class SqlAccountStore:
         )
         tx.execute(
             "DELETE FROM client_transactions WHERE transaction_nid IN"
-            " (SELECT transaction_nid FROM client_transactions ORDER BY transaction_nid LIMIT ?) AND created_ts < ?",
+            " (SELECT transaction_nid FROM client_transactions ORDER BY transaction_nid LIMIT ?) AND created_ts < ?"
+            " AND NOT EXISTS (SELECT 1 FROM pending_lpdus AS p WHERE p.lpdu_event_id = client_transactions.reference)",
             (_REMOVED_AT_ONCE, now_ms - self._kept_ms),
         )
 

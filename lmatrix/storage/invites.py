@@ -93,6 +93,11 @@ class SqlInviteStore:
         return [EndedInvite(*row) for row in rows]
 
 
+def every_pending_invite(tx: Transaction) -> list[PendingInvite]:
+    """Every user's pending invites and knocks, the oldest first."""
+    return [_invite(row) for row in tx.rows(f"SELECT {_COLUMNS} FROM invites WHERE pending = 1 ORDER BY stream")]  # noqa: S608
+
+
 def _invite(row: Row) -> PendingInvite:
     user_id, room_id, room_version, hub_server, canonical, stripped_state, stream = row
     return PendingInvite(user_id, room_id, room_version, hub_server, canonical, parse(stripped_state), stream)

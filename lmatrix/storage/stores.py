@@ -16,6 +16,7 @@ from lmatrix.storage.one_time_keys import SqlOneTimeKeyStore
 from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
 from lmatrix.storage.receipts import SqlReceiptStore
+from lmatrix.storage.replication import SqlMirrorStore
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.server_keys import SqlServerKeyStore
 from lmatrix.storage.sharing import SqlSharingStore
@@ -42,6 +43,7 @@ class Stores:
     one_time_keys: SqlOneTimeKeyStore
     to_device: SqlToDeviceStore
     receipts: SqlReceiptStore
+    mirrors: SqlMirrorStore
 
     @classmethod
     def create(cls) -> Stores:
@@ -61,4 +63,5 @@ class Stores:
             one_time_keys=SqlOneTimeKeyStore(),
             to_device=SqlToDeviceStore(),
             receipts=SqlReceiptStore(),
+            mirrors=SqlMirrorStore(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmatrix.errors import Forbidden
 from lmatrix.storage.accounts import SqlAccountStore
-from tests.storage.logs import ALICE, BOB, ROOM, StorageTestCase
+from tests.storage.logs import ALICE, BOB, ROOM, StorageTestCase, lpdu
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -110,3 +110,13 @@ class ClientTransactionTests(StorageTestCase):
         self.assertIsNone(self.get("t80"))
         [(count,)] = self.read(lambda tx: tx.rows("SELECT COUNT(*) FROM client_transactions"))
         self.assertLess(count, 20)
+
+    def test_pending_ones_are_not_forgotten(self) -> None:
+        """While the hub has not answered, asking again finds the same LPDU, however long that takes."""
+        waiting = lpdu(1)
+        self.write(lambda tx: self.stores.pending_lpdus.add(tx, waiting, "h"))
+        self.put("waiting", waiting.event_id)
+        self.put("done", "$event")
+        for n in range(9):
+            self.put(f"t{n}", f"${n}", 9 * DAY_MS)
+        self.assertEqual((self.get("waiting"), self.get("done")), (waiting.event_id, None))

@@ -19,6 +19,9 @@ MAY_SCAN = (
     "SELECT room_id FROM rooms ORDER BY",  # every room, on purpose
     "SELECT DISTINCT hub_server FROM pending_lpdus",  # start-up; through an index
     "SELECT DISTINCT c.destination",  # start-up
+    "SELECT mirror_nid, lm_room_id, dag_room_id, stage, reason, outward_position, baseline, horizon FROM mirrors ORDER",
+    "SELECT ghost, user_id FROM mirror_names",  # both at start-up
+    "SELECT user_id, room_id, room_version, hub_server, canonical, stripped_state, stream FROM invites WHERE pending",
 )
 
 PARENTS = ("INSERT INTO events", "INSERT INTO rooms")
@@ -59,6 +62,7 @@ class QueryPlanTests(StorageTestCase):
         self.write(lambda tx: self.use_timeline(Recorder(tx, statements)))
         self.write(lambda tx: self.use_others(Recorder(tx, statements)))
         self.write(lambda tx: self.use_devices(Recorder(tx, statements)))
+        self.write(lambda tx: self.use_mirrors(Recorder(tx, statements)))
         self.assertGreater(len(statements), 80)
         for sql in sorted(statements):
             plan = self.read(lambda tx, sql=sql: tx.rows(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")))
@@ -276,3 +280,29 @@ class QueryPlanTests(StorageTestCase):
         sharing.shares_with_server(tx, ALICE, "s")
         sharing.shares_with_server(tx, ALICE, "s", 5)
         sharing.share_a_room(tx, ALICE, BOB)
+
+    def use_mirrors(self, tx: Any) -> None:
+        mirrors = self.stores.mirrors
+        mirrors.set_stream_position(tx, 1)
+        mirrors.stream_position(tx)
+        nid = mirrors.add_mirror(tx, ROOM, "!dag", "open").nid
+        mirrors.mirrors(tx)
+        mirrors.set_stage(tx, nid, "open", None)
+        mirrors.set_outward(tx, nid, 1)
+        mirrors.set_baseline(tx, nid, 1)
+        mirrors.place(tx, nid, [("$a", 1, 1, True)], 0)
+        mirrors.dag_events(tx, nid, ["$a", "$b"])
+        mirrors.waiting(tx, nid, 9)
+        mirrors.settle(tx, nid, "$a")
+        mirrors.link(tx, nid, "$lm", "$a", None, 0)
+        mirrors.link(tx, nid, "$lm", "$b", 2, 0)
+        mirrors.dag_of(tx, nid, ["$lm"])
+        mirrors.lm_of(tx, nid, ["$a"])
+        mirrors.linked(tx, nid, "$lm", "$a")
+        mirrors.lose(tx, nid, "$c", "cause")
+        mirrors.losses(tx, nid)
+        mirrors.inward_lag(tx, nid)
+        mirrors.outward_lag(tx, nid)
+        mirrors.add_names(tx, {"@g:x": "@u:y"})
+        mirrors.names(tx)
+        mirrors.pending_invites(tx)
