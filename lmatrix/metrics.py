@@ -41,6 +41,11 @@ class Metrics:
         edus: EDUs of other servers, and things within them; ``type`` is one of the known types or ``other``,
             ``outcome`` is ``accepted``, or the fixed word for why it was not.
         evidence: contradictions by a hub that were recorded, by kind.
+        mirrors: mirrors, by stage.
+        mirror_events: events that were carried over, by direction (``outward``: to the DAG side, ``inward``).
+        mirror_losses: events that could not be, by direction and cause (a fixed word).
+        mirror_corrections: events that were written to bring one side back in line, by direction.
+        mirror_lag_events, mirror_lag_seconds: what waits, over all mirrors, and how long the oldest has been waiting.
         federation_requests_out: requests to other servers, by outcome (``ok``, ``refused``, ``unreachable``,
             ``misbehaved``).
     """
@@ -80,6 +85,18 @@ class Metrics:
         )
         self.edus = self._counter("edus", "EDUs of other servers, and things within them.", "type", "outcome")
         self.evidence = self._counter("evidence", "Contradictions by a hub that were recorded.", "kind")
+        self.mirrors = self._gauge("mirrors", "Mirrored rooms.", "stage")
+        self.mirror_events = self._counter("mirror_events", "Events carried over to the other side.", "direction")
+        self.mirror_losses = self._counter(
+            "mirror_losses", "Events that could not be carried over.", "direction", "cause"
+        )
+        self.mirror_corrections = self._counter(
+            "mirror_corrections", "Events written to bring one side back in line.", "direction"
+        )
+        self.mirror_lag_events = self._gauge("mirror_lag_events", "Events that wait to be carried over.", "direction")
+        self.mirror_lag_seconds = self._gauge(
+            "mirror_lag_seconds", "How long the oldest of them has been waiting.", "direction"
+        )
         self.federation_requests_out = self._counter(
             "federation_requests_out", "Requests to other servers, by outcome.", "outcome"
         )
@@ -95,6 +112,9 @@ class Metrics:
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"lmatrix_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"lmatrix_{name}", help_text, labels, registry=self.registry)
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"lmatrix_{name}", help_text, labels, buckets=buckets, registry=self.registry)

@@ -23,7 +23,7 @@ hub may be unreachable: they make an inward event happen once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -42,8 +42,8 @@ true`` in place of all but ``event_id`` and ``room_id`` when the event only brin
 """
 
 MIRROR: Final = "org.lmatrix.mirror"
-"""Type of the state event (state key empty, by the bot) that says what a DAG room mirrors: ``{"room_id": <LM
-room>}``.
+"""Type of the state event (state key empty, by the bot) that says what a DAG room mirrors: ``{"room_id": <LM room>,
+"via": [<server that may know it>, …]}``.
 """
 
 DAG_GHOST_PREFIX: Final = "lm."
@@ -193,7 +193,8 @@ class NewRoom:
     Attributes:
         creator: the bot. The room's version is the adapter's choice; the creator's level must be above all others'.
         state: written after create, the creator's join and power levels, and in place of the server's own defaults for
-            the same state; :data:`MIRROR` and ``m.room.power_levels`` are among it. No encryption by default, not
+            the same state; :data:`MIRROR` and ``m.room.power_levels`` are among it. The latter lists the creator; where
+            the room's version has no place for that, the adapter leaves it out. No encryption by default, not
             published in a directory.
     """
 
@@ -241,8 +242,12 @@ class DagServer(Protocol):
         ``event_ids``: at most 100.
         """
 
-    async def room(self, room_id: str) -> DagRoom | None:
-        """A room with a joined user of this server (ghosts and bot included); ``None`` for any other."""
+    async def room(self, room_id: str, keys: Collection[tuple[str, str]] | None = None) -> DagRoom | None:
+        """A room with a joined user of this server (ghosts and bot included); ``None`` for any other.
+
+        Args:
+            keys: (type, state key) of the state that is asked for; ``None``: all of it. More may be given.
+        """
 
     async def user_exists(self, user_id: str) -> bool:
         """Whether this is an active local account of a person: no ghost, not the bot, not deactivated."""
