@@ -271,7 +271,7 @@ def build_core(
         admission,
         rooms.receiver,
         rooms.handshakes,
-        History(database, stores.rooms, rooms.rooms),
+        History(database, stores.rooms, rooms.rooms, rooms.transfer.takes_over),
         rooms.candidacy,
         rooms.transfer,
         devices.directory,

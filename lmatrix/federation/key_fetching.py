@@ -55,14 +55,19 @@ class _Pause:
     """When somebody may be asked again.
 
     Attributes:
-        until: that second.
+        since, until: its first second, and the first one after it.
         failures: in a row.
         began: the second in which they were asked the last time.
     """
 
+    since: float
     until: float
     failures: int
     began: float
+
+    def holds_at(self, now: float) -> bool:
+        """Whether it is not over. Before its beginning it does not hold either: then the clock was set back."""
+        return self.since <= now < self.until
 
 
 class Pauses:
@@ -81,7 +86,7 @@ class Pauses:
     def over(self, server: str) -> bool:
         """Whether a server may be asked now."""
         pause = self._pauses.get(server)
-        return pause is None or self._clock.seconds() >= pause.until
+        return pause is None or not pause.holds_at(self._clock.seconds())
 
     def answered(self, server: str) -> bool:
         """Whether the server was asked, and gave a good answer the last time."""
@@ -91,7 +96,10 @@ class Pauses:
     def answered_since(self, server: str, since: float) -> bool:
         """Whether the server gave a good answer the last time, and was asked for it at or after a second."""
         pause = self._pauses.get(server)
-        return pause is not None and pause.failures == 0 and pause.began >= since
+        if pause is None or pause.failures > 0:
+            return False
+        # A time that has not come yet is one that a clock showed before it was set back: it proves nothing.
+        return since <= pause.began <= self._clock.seconds()
 
     def begin(self, server: str, began: float, *, failed: bool) -> None:
         """A server has been asked.
@@ -106,7 +114,9 @@ class Pauses:
             before = self._pauses.get(server)
             failures = 1 if before is None else before.failures + 1
             wait = min(FIRST_FAILURE_PAUSE_S * 2 ** min(failures - 1, 20), MAX_FAILURE_PAUSE_S)
-        self._pauses.put(server, _Pause(now + max(wait, SLOWNESS_FACTOR * (now - began)), failures, began))
+        # A clock that was set meanwhile does not make anybody slow: nobody is waited for longer than that.
+        took = min(now - began, FETCH_TIMEOUT_S)
+        self._pauses.put(server, _Pause(now, now + max(wait, SLOWNESS_FACTOR * took), failures, began))
 
 
 class KeyFetcher:

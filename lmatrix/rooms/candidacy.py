@@ -1,9 +1,8 @@
 """Becoming the hub of a room, the candidate's side (PROTOCOL notes "Hub transfer").
 
-Owns: answering a hub's offer. Before it signs, a candidate holds the whole room up to the head that it is offered,
-    from the
-create event on, and has replayed it: it will have to answer for that history to everybody. How far a room was
-replayed is remembered, so that a repeated offer is quick.
+Owns: answering a hub's offer. Before it signs, a candidate holds the whole room up to the head that it is offered, from
+the create event on, contents included, and has replayed it: it will have to answer for that history to everybody. How
+far a room was replayed is remembered, so that a repeated offer is quick.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from lmatrix.errors import BadRequest, Forbidden, NotFound, StorageFailed
+from lmatrix.errors import BadRequest, Forbidden, NotFound, PeerError, StorageFailed
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.events.power_levels import PowerLevels
 from lmatrix.ids import event_id as check_event_id
+from lmatrix.rooms.contents import Contents
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, JsonObject, RoomStore, StoredEvent
 from lmatrix.rooms.participant import Participant
@@ -40,7 +40,7 @@ class Candidacy:
 
     Args:
         identity: who signs.
-        rooms, participant, scrollback: how the whole room is come by.
+        rooms, participant, scrollback, contents: how the whole room is come by.
         database, store: the log.
         clock, timestamps: for the reactor's turns, and the time of the event.
         willing: whether we take rooms over at all (configuration).
@@ -54,6 +54,7 @@ class Candidacy:
         rooms: Rooms,
         participant: Participant,
         scrollback: Scrollback,
+        contents: Contents,
         database: Database,
         store: RoomStore,
         clock: IReactorTime,
@@ -65,6 +66,7 @@ class Candidacy:
         self._rooms = rooms
         self._participant = participant
         self._scrollback = scrollback
+        self._contents = contents
         self._database = database
         self._store = store
         self._clock = clock
@@ -133,7 +135,7 @@ class Candidacy:
         if not await self._participant.catch_up(loaded, head, source):
             raise Forbidden(f"{loaded.room.room_id}: this server could not get all events up to {head}")
         await self._fetch_beginning(loaded)
-        await self._replay(loaded)
+        await self._replay(loaded, source)
 
     async def _fetch_beginning(self, loaded: LoadedRoom) -> None:
         room = loaded.room
@@ -152,7 +154,7 @@ class Candidacy:
             raise StorageFailed(f"{room_id} has no events")
         return oldest
 
-    async def _replay(self, loaded: LoadedRoom) -> None:
+    async def _replay(self, loaded: LoadedRoom, source: str) -> None:
         room = loaded.room
         replay, position = self._replays.pop(room.room_id, (Replay(room.room_id, room.version), 0))
         while position < room.head_position:
@@ -171,6 +173,10 @@ class Candidacy:
                     reason=first.reason,
                 )
                 raise Forbidden(f"{room.room_id} does not hold together at {first.event_id}: {first.reason}")
+            try:
+                await self._contents.fetch(room, events, source)
+            except PeerError as error:
+                raise Forbidden(f"{room.room_id}: this server could not get its history's contents: {error}") from error
             position = events[-1].position
             await deferLater(self._clock, 0)
         self._replays[room.room_id] = (replay, position)

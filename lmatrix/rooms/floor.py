@@ -17,6 +17,7 @@ from lmatrix.rooms.announcer import Announcer
 from lmatrix.rooms.asking import Asker
 from lmatrix.rooms.candidacy import Candidacy
 from lmatrix.rooms.checks import EventChecker
+from lmatrix.rooms.contents import Contents
 from lmatrix.rooms.departing import Departer
 from lmatrix.rooms.handshakes import Handshakes
 from lmatrix.rooms.hub import Hub
@@ -173,6 +174,7 @@ class RoomsFloor:
                 rooms,
                 participant,
                 scrollback,
+                Contents(checker, database, stores.rooms, peers),
                 database,
                 stores.rooms,
                 clock,

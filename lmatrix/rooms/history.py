@@ -39,12 +39,20 @@ class History:
     Args:
         database, store: where rooms are.
         rooms: the rooms in memory.
+        takes_over: whether a server (second argument) is being offered a room by us at this moment.
     """
 
-    def __init__(self, database: Database, store: RoomStore, rooms: RoomSource) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: RoomStore,
+        rooms: RoomSource,
+        takes_over: Callable[[str, str], bool] = lambda room_id, server: False,
+    ) -> None:
         self._database = database
         self._store = store
         self._rooms = rooms
+        self._takes_over = takes_over
 
     async def event(self, origin: str, event_id: str) -> bytes:
         """``GET /event/:eventId``: canonical JSON of the event, or of its redacted copy.
@@ -181,7 +189,7 @@ class History:
         return room
 
     async def _look(self, origin: str, room: Room, work: Callable[[Any, View], T]) -> T:
-        asker = Asker.of(origin, room)
+        asker = Asker.of(origin, room, takes_over=room.is_hub and self._takes_over(room.room_id, origin))
         return await self._database.read(lambda tx: work(tx, View(tx, self._store, asker)))
 
     def _event_of(self, tx: Any, view: View, room_id: str, event_id: str) -> Found:

@@ -239,6 +239,9 @@ class RoomStore(Protocol):
     def prepend(self, tx: Any, room_id: str, events: Sequence[AppendedEvent]) -> None:
         """Add history below a run's first position; it gets no stream position and leaves current state alone."""
 
+    def put_contents(self, tx: Any, events: Sequence[Pdu]) -> None:
+        """Replace redacted copies by the events themselves, but for what was redacted by an event that we know."""
+
     def event(self, tx: Any, event_id: str) -> StoredEvent | None: ...
 
     def events(self, tx: Any, event_ids: Sequence[str]) -> Mapping[str, StoredEvent]: ...

@@ -20,6 +20,7 @@ from lmatrix.errors import (
     NotFound,
     PeerMisbehaved,
     PeerUnreachable,
+    StorageFailed,
     UnknownKey,
 )
 from lmatrix.events.auth_rules import authorise
@@ -133,12 +134,27 @@ class Joiner:
             first = SEGMENT_STRIDE
             if present is not None:
                 first = (present.room.head_position // SEGMENT_STRIDE + 1) * SEGMENT_STRIDE
-            streams = await self._database.write(lambda tx: self._start_log(tx, room_id, version, first, snapshot))
-            loaded = await self._rooms.reload(room_id)
+            try:
+                [stream] = await self._database.write(lambda tx: self._start_log(tx, room_id, version, first, snapshot))
+                loaded = await self._rooms.reload(room_id)
+            except StorageFailed as error:
+                # That is no proof that it is not on disk, and memory must agree with the disk in any case.
+                loaded, stream = await self._after_all(room_id, snapshot.join, error)
         finally:
             self._rooms.expect_events(room_id, None)
         self.log.info("{room_id}: {user_id} joined; the hub is {hub}", room_id=room_id, user_id=user_id, hub=hub)
-        return loaded, streams[0]
+        return loaded, stream
+
+    async def _after_all(self, room_id: str, join: Pdu, error: StorageFailed) -> tuple[LoadedRoom, int]:
+        """The room and the join's stream position, if they are on disk; else raises the error."""
+        try:
+            loaded = await self._rooms.reload(room_id)
+        except NotFound:
+            raise error from None
+        stored = await self._database.read(lambda tx: self._store.event(tx, join.event_id))
+        if loaded.room.head_event_id != join.event_id or stored is None or stored.stream is None:
+            raise error
+        return loaded, stored.stream
 
     async def _check_answer(self, hub: str, version: RoomVersion, lpdu: Lpdu, answer: JsonObject) -> _Snapshot:
         """Verify a ``send_join`` answer.

@@ -77,7 +77,7 @@ class Outbox:
 
         Raises:
             SendFailed: the hub refused it, or has not answered yet (then it is still pending, and will be sent).
-            StorageFailed: it could not be stored, and is not pending.
+            StorageFailed: it could not be stored. If it is on disk all the same, it is pending, and will be sent.
         """
         now_ms = int(self._clock.seconds() * 1000)
 
@@ -96,8 +96,9 @@ class Outbox:
             self._resolve(lpdu.event_id, error)
             answer.addErrback(lambda _: None)  # the caller gets the storage's error instead
             raise
-        self._delivery.lpdus_pending(hub_server)
-        self._stored(lpdu.room_id, hub_server)
+        finally:
+            # Also after an error: it is no proof that the LPDU is not on disk, and nobody else would look for it there.
+            self._may_be_pending(lpdu.room_id, hub_server)
         return await answer
 
     def expect(self, lpdu_event_id: str, key: tuple[str, str, str], hub_server: str) -> Deferred[str]:
@@ -137,6 +138,7 @@ class Outbox:
         pending = await self._database.read(lambda tx: self._store.get(tx, reference))
         if pending is None:
             return reference
+        self._may_be_pending(pending.room_id, pending.hub_server)
         return await self.expect(reference, (pending.room_id, pending.sender, pending.lpdu_hash), pending.hub_server)
 
     async def hub_answered(
@@ -227,6 +229,11 @@ class Outbox:
             lpdu_id = self._ids.get((pdu.room_id, pdu.sender, pdu.lpdu_hash))
             if lpdu_id is not None:
                 self._resolve(lpdu_id, pdu.event_id)
+
+    def _may_be_pending(self, room_id: str, hub_server: str) -> None:
+        """Have it looked for what is to be sent to this hub."""
+        self._delivery.lpdus_pending(hub_server)
+        self._stored(room_id, hub_server)
 
     def _resolve(self, lpdu_event_id: str, outcome: str | BaseException) -> None:
         for waiter in self._forget(lpdu_event_id):

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from lmatrix.errors import UnsupportedRoomVersion
+from lmatrix.errors import NotFound, UnsupportedRoomVersion
 from lmatrix.events.forms import Pdu
 from lmatrix.events.room_versions import RoomVersion, room_version
 from lmatrix.events.state import StateEvent, StateMap
@@ -113,11 +113,21 @@ class Rooms:
         return set() if room is None else room.destinations()
 
     async def reload(self, room_id: str) -> LoadedRoom:
-        """Read the room anew, after a join wrote a fresh snapshot past its sequencer."""
-        stored = await self._database.read(lambda tx: self._store.load_room(tx, room_id))
-        if stored is None:
-            raise LookupError(room_id)
-        return self._admit(stored)
+        """Read the room anew, after a join wrote, or may have written, a fresh snapshot past its sequencer. What was in
+        memory is forgotten in any case.
+
+        Raises:
+            StorageFailed: it cannot be read now; whoever needs it next reads it.
+            NotFound: it is not there.
+        """
+        present = self._loaded.get(room_id)
+        if present is not None:
+            await present.sequencer.idle()
+            self._loaded.pop(room_id, None)
+        loaded = await self.loaded(room_id)
+        if loaded is None:
+            raise NotFound(f"this server does not know the room {room_id}")
+        return loaded
 
     async def enter(self, room_id: str) -> Entrance:
         """Wait for the right to create or (re-)join the room: one at a time. Use with ``with``."""

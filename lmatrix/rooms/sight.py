@@ -3,9 +3,9 @@
 Owns: deciding for one server and one event: whole, redacted, or no sign that it exists.
 
 *Whole*: some user of the server may see the event by the room's history visibility (Matrix's rules), or the event is
-by, or about, one of its users. *Redacted*: a user of the server was or became a member of the room after the event,
-so that the server may know that there is an event, but none of them may see what is in it. *Nothing*: everything
-else.
+by, or about, one of its users, or the server is being offered the room, and will have to show it to others.
+*Redacted*: a user of the server was or became a member of the room after the event, so that the server may know that
+there is an event, but none of them may see what is in it. *Nothing*: everything else.
 
 Invariants: a rejected event is never handed out; one that soft-failed only as its redacted copy, which the chain
 needs; an event without a place in our log is not handed out. What a participant fetched later it hands out only to
@@ -49,6 +49,7 @@ class Asker:
         joined_now: whether one of them is joined.
         room_id, version: the room.
         holds_everything: whether this server knows the state at every event that it holds, as the hub does.
+        takes_over: whether the asker is about to become the hub, with our consent.
     """
 
     server: str
@@ -57,9 +58,10 @@ class Asker:
     room_id: str
     version: RoomVersion
     holds_everything: bool
+    takes_over: bool = False
 
     @classmethod
-    def of(cls, server: str, room: Room) -> Asker:
+    def of(cls, server: str, room: Room, *, takes_over: bool = False) -> Asker:
         """The server as the room knows it now."""
         return cls(
             server,
@@ -68,6 +70,7 @@ class Asker:
             room.room_id,
             room.version,
             room.is_hub,
+            takes_over,
         )
 
 
@@ -109,6 +112,8 @@ class View:
         asker, position = self._asker, stored.position
         if stored.standing is Standing.REJECTED or position == 0:
             return Sight.NOTHING
+        if asker.takes_over:
+            return Sight.WHOLE
         if stored.stream is None and not asker.holds_everything:
             return Sight.NOTHING
         visibility = visibility_at(pdu.type, pdu.state_key, pdu.content, self._visibility_before(position))

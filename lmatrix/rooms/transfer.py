@@ -71,7 +71,7 @@ class HubTransfer:
         self._checker = checker
         self._peers = peers
         self._clock = clock
-        self._moving: set[str] = set()
+        self._moving: dict[str, str] = {}
 
     async def transfer(self, room_id: str, candidate: str) -> str:
         """Make another server the hub; returns the event ID of the ``m.room.hub`` event, once it is on disk.
@@ -92,11 +92,11 @@ class HubTransfer:
         self._check_candidate(loaded.room, candidate)
         if room_id in self._moving:
             raise BadRequest(f"{room_id} is being moved already")
-        self._moving.add(room_id)
+        self._moving[room_id] = candidate
         try:
             return await self._move(loaded, candidate)
         finally:
-            self._moving.discard(room_id)
+            del self._moving[room_id]
 
     async def requested(self, origin: str, room_id: str, user_id: str) -> str:
         """A participant asks to become the hub, for a user of its own who has the power to send ``m.room.hub``.
@@ -123,6 +123,10 @@ class HubTransfer:
             raise Forbidden(f"{user_id} is not in the room")
         if levels.user_level(user_id) < needed:
             raise Forbidden(f"{user_id} has power level {levels.user_level(user_id)}; {HUB_EVENT} needs {needed}")
+
+    def takes_over(self, room_id: str, server: str) -> bool:
+        """Whether a server is being offered the room at this moment: then it may see all of it."""
+        return self._moving.get(room_id) == server
 
     def candidates(self, room: Room) -> list[str]:
         """Servers that could be the hub, those of the most powerful users first."""

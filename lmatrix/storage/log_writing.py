@@ -76,7 +76,8 @@ def prepend(tx: Transaction, room_id: str, events: Sequence[AppendedEvent]) -> N
 def put_state_snapshot(tx: Transaction, room_id: str, position: int, events: Sequence[Pdu]) -> None:
     """Keep a state that was received whole. See :class:`~lmatrix.rooms.interfaces.RoomStore`.
 
-    Of several events for one key the last counts. Raises :class:`NotFound` for an unknown room.
+    Of several events for one key the last counts. An event that is held already is held from now on as it has come: it
+    may have been redacted while we were not in the room. Raises :class:`NotFound` for an unknown room.
     """
     room_nid = need_room(tx, room_id)
     latest = {(pdu.type, pdu.state_key): pdu for pdu in events if pdu.state_key is not None}
@@ -86,6 +87,7 @@ def put_state_snapshot(tx: Transaction, room_id: str, position: int, events: Seq
         select_in(tx, "SELECT event_id, event_nid FROM events WHERE event_id IN {in}", (), ids)
     )
     missing = [pdu for pdu in chosen if pdu.event_id not in numbers]
+    put_contents(tx, [pdu for pdu in chosen if pdu.event_id in numbers])
     if missing:
         first = tx.take_numbers(Numbering.EVENT, len(missing))
         numbers.update((pdu.event_id, first + offset) for offset, pdu in enumerate(missing))
@@ -94,6 +96,14 @@ def put_state_snapshot(tx: Transaction, room_id: str, position: int, events: Seq
         ]
         insert_rows(tx, _INSERT, rows)
     record_snapshot(tx, room_nid, position, [(pdu, numbers[pdu.event_id]) for pdu in chosen])
+
+
+def put_contents(tx: Transaction, events: Sequence[Pdu]) -> None:
+    """Hold events as they are given here, but for those that were redacted by an event that we know."""
+    for pdu in events:
+        tx.execute(
+            "UPDATE events SET canonical = ? WHERE event_id = ? AND redacted_by IS NULL", (pdu.canonical, pdu.event_id)
+        )
 
 
 def _move_head(tx: Transaction, room_id: str, last: AppendedEvent, stream: int) -> tuple[int, int]:

@@ -67,6 +67,10 @@ class SqlRoomStore:
         """See :func:`~lmatrix.storage.log_writing.prepend`."""
         log_writing.prepend(tx, room_id, events)
 
+    def put_contents(self, tx: Transaction, events: Sequence[Pdu]) -> None:
+        """See :func:`~lmatrix.storage.log_writing.put_contents`."""
+        log_writing.put_contents(tx, events)
+
     def event(self, tx: Transaction, event_id: str) -> StoredEvent | None:
         """One event, wherever it is; position 0 when it has no place in a log (yet)."""
         return self.events(tx, [event_id]).get(event_id)

@@ -12,7 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from lmatrix.crypto.keys import VerifyKey
 from lmatrix.crypto.retired_keys import RetiredKey
 from lmatrix.events.signatures import KnownKey
-from lmatrix.federation.key_fetching import FIRST_FAILURE_PAUSE_S, MAX_FAILURE_PAUSE_S, MIN_PAUSE_S, KeyFetcher
+from lmatrix.federation.key_fetching import (
+    FETCH_TIMEOUT_S,
+    FIRST_FAILURE_PAUSE_S,
+    MAX_FAILURE_PAUSE_S,
+    MIN_PAUSE_S,
+    SLOWNESS_FACTOR,
+    KeyFetcher,
+)
 from lmatrix.federation.keyring import MAX_FETCHES_FOR_STRANGERS, ServerKeyring
 from lmatrix.federation.own_keys import OwnKeys
 from tests.federation.fakes import (
@@ -184,6 +191,25 @@ class KeyringTests(SynchronousTestCase):
             pause = min(pause * 2, MAX_FAILURE_PAUSE_S)
         self.publish(A1)
         self.assertEqual(self.current_keys("ed25519:1"), {"ed25519:1"})
+
+    def test_a_clock_that_is_set(self) -> None:
+        """A clock that jumps makes nobody slow, and no pause longer; what was known in a time that is to come again
+        does not count.
+        """
+        answer: Deferred[Any] = Deferred()
+        self.client.answers[THEM] = answer
+        asking = self.asking_current("ed25519:x")
+        self.clock.rightNow += 50_000
+        answer.callback(published_keys(THEM, [A1]))
+        self.successResultOf(asking)
+        self.clock.advance(SLOWNESS_FACTOR * FETCH_TIMEOUT_S)
+        self.publish(A1)
+        self.current_keys("ed25519:x")
+        self.assertEqual(len(self.client.asked), 2)
+        self.clock.rightNow -= 50_000
+        self.assertFalse(self.keyring.has_spoken(THEM, self.clock.seconds()))
+        self.current_keys("ed25519:x")
+        self.assertEqual(len(self.client.asked), 3)
 
     def test_slow_server(self) -> None:
         """A server that takes its time is asked less often, so that waiting for it stays a small part of ours."""

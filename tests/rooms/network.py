@@ -26,6 +26,7 @@ from lmatrix.events.signatures import KnownKey
 from lmatrix.http.errors import error_answer
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
+from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import EduReceiver, JsonObject, MembershipTemplate, MembershipWatcher, StoredEvent
 from lmatrix.rooms.local_users import ClientTransaction
@@ -173,11 +174,9 @@ class MemoryPeers:
     ) -> Sequence[JsonObject]:
         peer = self._network.reach(self._us, destination, "backfill")
         await self._network.think(destination, "backfill")
-        known = next((one for one in peer.log(room_id) if one.event_id == event_id), None)
-        if known is None:
-            raise PeerRefused(destination, 404, "M_NOT_FOUND", "no such event", {})
-        events = peer.database.read(lambda tx: peer.rooms.events_before(tx, room_id, known.position, limit))
-        return [parse_object(event.canonical) for event in reversed(result_of(events))]
+        history = History(peer.database, peer.rooms, peer.floor.rooms, peer.floor.transfer.takes_over)
+        answer = await self._network.ask(destination, history.backfill(self._us, room_id, event_id, limit))
+        return list(parse_object(answer)["pdus"])
 
     async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
         peer = self._network.reach(self._us, destination, "offer")

@@ -17,6 +17,7 @@ from lmatrix.errors import (
     PeerMisbehaved,
     PeerRefused,
     PeerUnreachable,
+    StorageFailed,
     WrongServer,
 )
 from lmatrix.events.building import build_lpdu
@@ -50,6 +51,31 @@ class JoinTests(NetworkTestCase):
         self.north.join(dave, room_id)
         self.assertNotIn("make_join", {what for _, _, what in self.network.requests})
         self.assertEqual("join", done(self.south.floor.rooms.load(room_id)).membership(dave))
+
+    def test_a_disk_that_denies_what_it_has_stored(self) -> None:
+        """A re-join whose commit takes place, and is reported as failed: memory and disk agree, and the user is in."""
+        room_id = self.shared_room()
+        leaving = Deferred.fromCoroutine(self.north.floor.local_users.leave(self.bob, room_id, None))
+        self.network.settle()
+        self.successResultOf(leaving)
+        self.north.database.deny_commits = 1
+        self.north.join(self.bob, room_id, self.hub.name)
+        self.say(self.hub, room_id, self.alice, "welcome back")
+        self.assertEqual("welcome back", self.north.bodies(room_id)[-1])
+        room = done(self.north.floor.rooms.load(room_id))
+        self.assertEqual(self.north.log(room_id)[-1].event_id, room.head_event_id)
+
+    def test_a_disk_that_stores_nothing(self) -> None:
+        """A join that could not be stored is none, and can be tried again, also when the room was never here."""
+        room_id = self.hub.create_room(self.alice)
+        self.north.database.fail_commits = 1
+        joining = Deferred.fromCoroutine(self.north.floor.local_users.join(self.bob, room_id, [self.hub.name], None))
+        self.failureResultOf(joining, StorageFailed)
+        self.assertIsNone(done(self.north.floor.rooms.load(room_id)))
+        self.north.join(self.bob, room_id, self.hub.name)
+        self.assertEqual(
+            [self.hub.log(room_id)[-1].event_id], [event.event_id for event in self.north.log(room_id)[-1:]]
+        )
 
     def test_joining_twice_is_harmless(self) -> None:
         """A user who is there stays there, without another event."""

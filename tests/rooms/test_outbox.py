@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from lmatrix.canonical_json import parse
-from lmatrix.errors import SendFailed
+from lmatrix.errors import SendFailed, StorageFailed
 from lmatrix.rooms.local_users import ClientTransaction
 from lmatrix.rooms.outbox import PATIENCE_SECONDS
 from tests.rooms.network import NetworkTestCase, done, result_of
@@ -94,6 +94,17 @@ class OutboxTests(NetworkTestCase):
             server.restart()
             self.assertEqual(event_id, self.successResultOf(server.send(self.room_id, user, f"once, {user}", "txn")))
         self.assertEqual(2, len(self.south.bodies(self.room_id)))
+
+    def test_an_error_is_no_proof_that_it_is_not_on_disk(self) -> None:
+        """A disk that has stored an LPDU and says that it failed: the LPDU is sent all the same, and the user's
+        repeated transaction has its event as the answer, without anything else happening in between.
+        """
+        self.north.database.deny_commits = 1
+        self.failureResultOf(self.north.send(self.room_id, self.bob, "hello", "txn"), StorageFailed)
+        self.network.settle()
+        self.assertEqual(0, self.pending())
+        again = self.north.send(self.room_id, self.bob, "hello", "txn")
+        self.assertEqual(self.hub.log(self.room_id)[-1].event_id, self.successResultOf(again))
 
     def test_a_transaction_id_counts_for_one_room(self) -> None:
         """The same ID in two rooms is two transactions, each with its own answer ever after."""

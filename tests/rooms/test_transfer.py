@@ -17,7 +17,7 @@ from lmatrix.errors import (
     WrongServer,
 )
 from lmatrix.events.building import build_hub_event, build_lpdu
-from lmatrix.events.creation import Preset
+from lmatrix.events.creation import InitialEvent, Preset
 from lmatrix.events.room_versions import V02, room_version
 from lmatrix.rooms.interfaces import Standing
 from lmatrix.rooms.local_users import NEW_HUB
@@ -115,6 +115,32 @@ class TransferTests(NetworkTestCase):
         self.assertEqual(
             [event.event_id for event in self.hub.log(room_id)], [event.event_id for event in self.north.log(room_id)]
         )
+
+    def test_the_new_hub_holds_what_its_users_may_not_see(self) -> None:
+        """What was said before the candidate's users came, in a room that hides it from them: with the room the new hub
+        gets all of it, also what it had fetched without its content before. A server that is not being offered the room
+        gets it as little as ever.
+        """
+        hidden = InitialEvent("m.room.history_visibility", "", {"history_visibility": "joined"})
+        self.room_id = room_id = self.hub.create_room(self.alice, initial_state=(hidden,))
+        for number in range(3):
+            self.say(self.hub, room_id, self.alice, f"secret {number}")
+        redacted = self.hub.log(room_id)[-2].event_id
+        done(self.hub.floor.local_users.redact(room_id, self.alice, redacted, None))
+        self.north.join(self.bob, room_id, self.hub.name)
+        self.south.join(self.carol, room_id, self.hub.name)
+        for server in (self.north, self.south):
+            done(server.floor.local_users.backfill_before(room_id, server.log(room_id)[0].position, 100))
+            self.assertNotIn(b"secret", b"".join(event.canonical for event in server.log(room_id)))
+
+        self.successResultOf(self.transfer(self.hub, self.north))
+
+        self.assertEqual(
+            [event.canonical for event in self.hub.log(room_id)], [event.canonical for event in self.north.log(room_id)]
+        )
+        self.assertEqual(2, sum(b"secret" in event.canonical for event in self.north.log(room_id)))
+        self.assertNotIn(b"secret", b"".join(event.canonical for event in self.south.log(room_id)))
+        self.assertFalse(self.hub.floor.transfer.takes_over(room_id, self.north.name))
 
     def test_a_busy_room(self) -> None:
         """While a candidate fetches what it lacks, the room goes on and reaches it by the ordinary way. It takes the

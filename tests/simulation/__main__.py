@@ -1,85 +1,112 @@
 """``python -m tests.simulation``: run seeds, and show what a failing one does.
 
-``--seed N`` runs one seed; when it fails, it is made as small as it can be, and its violations, its steps and its
-timeline are printed. ``--seeds N --first M`` runs many, and says how to run each failing one again.
+``--seed N`` runs one seed; when it fails, it is made as small as it can be, and its timeline, its steps, its violations
+and the command that runs the small one again are printed. ``--seeds N --first M`` runs many, on several processors, and
+says how to run each failing one again.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import attrs
 from twisted.logger import globalLogBeginner
 
-from tests.simulation.plan import Plan, plan_of
-from tests.simulation.shrink import shrunk
+from tests.simulation.network import CALM
+from tests.simulation.plan import PLANTS, plan_of
+from tests.simulation.report import counts, made_small, told
 from tests.simulation.simulation import Result, run
 
-_TIMELINE_LINES = 400
+SEEDS_IN_A_PROCESS = 50
+"""After so many a process is replaced: whatever is wrong with one run must not gather."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one, and show what it does when it fails")
+    parser.add_argument("--only", help="with --seed: the numbers of the steps that happen, with commas between them")
+    parser.add_argument("--calm", default="", help=f"with --seed: what is left out of the weather: {', '.join(CALM)}")
     parser.add_argument("--seeds", type=int, default=20, help="how many to run")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to run at one time; 0: as there are processors")
     parser.add_argument("--without", default="", help="kinds of step to leave out, with commas between them")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="do this damage, to see that it is found")
     parser.add_argument("--no-shrink", action="store_true", help="show a failing seed as it is")
     parser.add_argument("--timeline", action="store_true", help="print the timeline in any case")
     options = parser.parse_args(arguments)
-    # Nothing of the servers' logs belongs on the terminal; the simulation listens for itself.
-    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
-    without = tuple(kind for kind in options.without.split(",") if kind)
-    if options.seed is not None:
-        return _one(plan_of(options.seed, without=without), shrink=not options.no_shrink, timeline=options.timeline)
-    return _many(range(options.first, options.first + options.seeds), without)
-
-
-def _one(plan: Plan, *, shrink: bool, timeline: bool) -> int:
+    without = _listed(options.without)
+    if options.seed is None:
+        seeds = range(options.first, options.first + options.seeds)
+        return _many(seeds, without, options.plant, options.jobs or os.cpu_count() or 1)
+    _silence()
+    plan = plan_of(options.seed, without=without, plant=options.plant)
+    if options.only is not None:
+        plan = plan.only([int(number) for number in _listed(options.only) if number != "none"])
+    plan = attrs.evolve(plan, weather=plan.weather.without(_listed(options.calm)))
     result = run(plan, verbose=True)
-    if result.violations and shrink:
-        kind = result.violations[0].kind
+    if result.violations and not options.no_shrink:
         print(f"{len(plan.steps)} steps; making it smaller …", flush=True)
-        small = shrunk(plan, lambda one: kind in run(one).kinds)
-        result = run(small, verbose=True)
-    if result.violations or timeline:
-        print("\n".join(result.timeline[-_TIMELINE_LINES:]))
-        print(attrs.evolve(result.plan, steps=()))
-        print("steps: " + ", ".join(f"{step.number} {step.kind} at {step.at:.3f}" for step in result.plan.steps))
-    for violation in result.violations:
-        print(violation)
-    print(f"seed {plan.seed}: {_counts(result)}; digest {result.digest}")
+        result = made_small(result)
+    if result.violations or options.timeline:
+        print(told(result))
+    else:
+        print(f"seed {plan.seed}: {counts(result)}; digest {result.digest}")
     return bool(result.violations)
 
 
-def _many(seeds: Sequence[int], without: Sequence[str]) -> int:
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _silence() -> None:
+    """Nothing of the servers' logs belongs on the terminal; the simulation listens for itself."""
+    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
+
+
+def _many(seeds: Sequence[int], without: Sequence[str], plant: str | None, jobs: int) -> int:
     began = time.monotonic()
-    failed = events = requests = operations = 0
-    for seed in seeds:
-        result = run(plan_of(seed, without=without))
+    options = f" --without {','.join(without)}" if without else ""
+    options += f" --plant {plant}" if plant else ""
+    failed = turns = events = requests = operations = 0
+    for result in _results(seeds, without, plant, jobs):
+        turns += result.steps
         events += result.events
         requests += result.requests
         operations += result.operations
         if result.violations:
             failed += 1
+            seed = result.plan.seed
             print(f"seed {seed}: {', '.join(sorted(result.kinds))}: {str(result.violations[0])[:300]}")
-            print(f"    python -m tests.simulation --seed {seed}", flush=True)
+            print(f"    python -m tests.simulation --seed {seed}{options}", flush=True)
     print(
         f"{len(seeds)} seeds, {failed} failed: {operations} operations, {requests} requests, {events} events,"
-        f" {time.monotonic() - began:.0f} s"
+        f" {turns} turns, {time.monotonic() - began:.0f} s"
     )
     return bool(failed)
 
 
-def _counts(result: Result) -> str:
-    return (
-        f"{result.done} of {result.operations} operations done, {result.requests} requests, {result.events} events,"
-        f" {len(result.violations)} violations"
-    )
+def _results(seeds: Sequence[int], without: Sequence[str], plant: str | None, jobs: int) -> Iterator[Result]:
+    one = partial(_short, without=tuple(without), plant=plant)
+    if jobs == 1:
+        _silence()
+        yield from map(one, seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=_silence, maxtasksperchild=SEEDS_IN_A_PROCESS) as pool:
+        results: Iterable[Result] = pool.imap_unordered(one, seeds)
+        yield from results
+
+
+def _short(seed: int, *, without: tuple[str, ...], plant: str | None) -> Result:
+    """A result without its timeline, which nobody will look at."""
+    return attrs.evolve(run(plan_of(seed, without=without, plant=plant)), timeline=())
 
 
 if __name__ == "__main__":

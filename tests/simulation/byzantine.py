@@ -326,7 +326,10 @@ class Mischief:
         if request.body is None or request.method != "PUT" or "/send/" not in request.target:
             return request
         body = json.loads(request.body)
-        return self._signed(destination, request, encode({**body, "pdus": change(body["pdus"])}))
+        pdus = body.get("pdus") if isinstance(body, dict) else None
+        if not isinstance(pdus, list) or not all(isinstance(pdu, dict) and "sender" in pdu for pdu in pdus):
+            return request  # it is garbage already
+        return self._signed(destination, request, encode({**body, "pdus": change(pdus)}))
 
     def _another(self, pdu: JsonObject, text: str) -> JsonObject:
         """An event of ours that says something else; others' events as they are."""

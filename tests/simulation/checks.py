@@ -19,7 +19,7 @@ from lmatrix.rooms.replay import Replay
 from lmatrix.rooms.room import Room
 from lmatrix.storage.stores import Stores
 from tests.simulation.node import Node, Process
-from tests.simulation.reverify import Keys, problems_of
+from tests.simulation.reverify import Keys, is_redacted_copy, problems_of
 from tests.simulation.watch import Violation, Watch
 from tests.simulation.workload import Workload
 
@@ -36,6 +36,7 @@ class Held:
     canonical: bytes
     standing: str
     redacted_by: str | None
+    live: bool
 
 
 class Ending:
@@ -62,9 +63,9 @@ class Ending:
 
     def _log(self, name: str, room_id: str) -> list[Held]:
         rows = self._process(name).disk.look(
-            "SELECT e.position, e.event_id, e.canonical, e.standing, e.redacted_by FROM events AS e"
-            " JOIN rooms AS r ON r.room_nid = e.room_nid WHERE r.room_id = ? AND e.position IS NOT NULL"
-            " ORDER BY e.position",
+            "SELECT e.position, e.event_id, e.canonical, e.standing, e.redacted_by, e.stream IS NOT NULL"
+            " FROM events AS e JOIN rooms AS r ON r.room_nid = e.room_nid"
+            " WHERE r.room_id = ? AND e.position IS NOT NULL ORDER BY e.position",
             room_id,
         )
         return [Held(*row) for row in rows]
@@ -122,6 +123,7 @@ class Ending:
                 continue
             log = self._log(name, room_id)
             yield from _same_order(f"{name} in {room_id}", log, order, index)
+            yield from _same_bytes(f"{name} in {room_id}", log, order, index, room)
             if views[hub].joined_per_server[name] > 0:
                 if room.hub_server != hub:
                     yield Violation("hubs", f"{name} takes {room.hub_server} for the hub of {room_id}, which is {hub}")
@@ -147,6 +149,8 @@ class Ending:
         # A hub that took the room over may have got an event redacted already, and then notes nobody as its redacter.
         targets = {pdu.content.get("redacts") for pdu in pdus if pdu.type == "m.room.redaction"}
         for held in order:
+            if held.standing != "accepted":
+                yield Violation("standing", f"{hub} holds {held.event_id} of {room_id} as {held.standing}")
             redacted = held.redacted_by is not None or held.event_id in targets
             # Content that was not what its sender had hashed goes on as its redacted copy.
             redacted = redacted or server_of(json.loads(held.canonical)["sender"]) not in self._nodes
@@ -231,13 +235,40 @@ def _same_order(
         if number is None:
             yield Violation("stranger", f"{where} holds {held.event_id}, which the hub does not")
             return
-        if held.redacted_by == order[number].redacted_by and held.canonical != order[number].canonical:
-            yield Violation("bytes", f"{where} holds other bytes of {held.event_id} than the hub")
         if before is not None:
             step = number - index[before.event_id]
             if step < 1 or (step > 1 and held.position == before.position + 1):
                 yield Violation("order", f"{where} has {held.event_id} {step} after {before.event_id}")
         before = held
+
+
+def _same_bytes(
+    where: str, log: Sequence[Held], order: Sequence[Held], index: Mapping[str, int], room: Room
+) -> Iterator[Violation]:
+    """An event is the same everywhere, but that one server may hold its redacted copy where another has it whole."""
+    here = {held.event_id: held for held in log}
+    redacted_later = {held.redacted_by for held in order if held.redacted_by is not None}
+    redacted_later.update(json.loads(order[index[one]].canonical)["content"].get("redacts") for one in index)
+    for held in log:
+        if held.event_id not in index:
+            continue
+        hubs = order[index[held.event_id]]
+        if held.canonical == hubs.canonical:
+            continue
+        version = room.version.identifier
+        if is_redacted_copy(held.canonical, hubs.canonical, version):
+            # History from before one's time may be for others' eyes only, and is given out without its content. What
+            # has a state's place may have been redacted since, and come so with a new snapshot.
+            fine = not held.live or held.event_id in redacted_later
+        elif is_redacted_copy(hubs.canonical, held.canonical, version):
+            # It was redacted when this server was not there to see it.
+            by = hubs.redacted_by
+            there = by is not None and by in here and here[by].position > held.position >= room.first_position
+            fine = held.event_id in redacted_later and not there
+        else:
+            fine = False
+        if not fine:
+            yield Violation("bytes", f"{where} holds other bytes of {held.event_id} than the hub")
 
 
 def _state_of(room: Room) -> dict[tuple[str, str], tuple[str, Any]]:

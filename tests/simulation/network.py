@@ -10,7 +10,7 @@ elsewhere changes nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from random import Random
 from typing import Any, Protocol
@@ -49,6 +49,15 @@ class Weather:
     delay: float = 0.02
     stall: float = 0.0
     stall_seconds: float = 40.0
+
+    def without(self, names: Iterable[str]) -> Weather:
+        """The same, but these are as in good weather."""
+        calm = Weather()
+        return attrs.evolve(self, **{name: getattr(calm, name) for name in names})
+
+
+CALM = ("lose_request", "lose_answer", "duplicate", "stall")
+"""What can be left out of the weather."""
 
 
 class Process(Protocol):

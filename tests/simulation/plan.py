@@ -9,7 +9,7 @@ Not every seed has every kind of fault: each leaves some out altogether, so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import attrs
@@ -74,6 +74,7 @@ class Plan:
         rooms: how many rooms are made at the beginning.
         version: of those rooms.
         seconds: how long the bad times last.
+        plant: which damage is done at the end, for the simulation's own tests; see :data:`PLANTS`.
     """
 
     seed: int
@@ -85,6 +86,12 @@ class Plan:
     seconds: float
     weather: Weather
     steps: tuple[Step, ...]
+    plant: str | None = None
+
+    def only(self, numbers: Iterable[int]) -> Plan:
+        """The same, but nothing happens except the steps with these numbers."""
+        kept = set(numbers)
+        return attrs.evolve(self, steps=tuple(step for step in self.steps if step.number in kept))
 
     def without(self, steps: Sequence[Step]) -> Plan:
         """The same, but these do not happen."""
@@ -92,14 +99,18 @@ class Plan:
         return attrs.evolve(self, steps=tuple(step for step in self.steps if step.number not in gone))
 
 
+PLANTS = ("lost", "order", "bytes", "standing", "refused", "twice", "pending", "owed", "leak")
+"""Damage that can be done at the end of a run: each is named after the kind of violation that it must be found as."""
+
 V02 = "org.matrix.i-d.ralston-mimi-linearized-matrix.02"
 
 
-def plan_of(seed: int, *, without: Sequence[str] = ()) -> Plan:
+def plan_of(seed: int, *, without: Sequence[str] = (), plant: str | None = None) -> Plan:
     """The plan that a seed stands for.
 
     Args:
         without: kinds of step that are left out.
+        plant: damage to do.
     """
     rng = Random(f"{seed} plan")
     calm = rng.random() < 0.15
@@ -138,6 +149,7 @@ def plan_of(seed: int, *, without: Sequence[str] = ()) -> Plan:
         version=version,
         seconds=seconds,
         weather=weather,
+        plant=plant,
         steps=tuple(
             Step(at, kind, number)
             for number, (at, kind) in enumerate(zip(times, kinds, strict=True))

@@ -1,8 +1,8 @@
 """Events, verified from their bytes by somebody else's code.
 
-Owns: :func:`problems_of` and :class:`PublicKey`. Signatures are checked with ``signedjson``, hashes with ``hashlib``
-over what ``canonicaljson`` encodes; redaction is written here once more, from the protocol's text. Nothing of
-lmatrix's own event code is used, so that a mistake in it does not hide itself.
+Owns: :func:`problems_of`, :func:`is_redacted_copy` and :class:`PublicKey`. Signatures are checked with ``signedjson``,
+hashes with ``hashlib`` over what ``canonicaljson`` encodes; redaction is written here once more, from the protocol's
+text. Nothing of lmatrix's own event code is used, so that a mistake in it does not hide itself.
 """
 
 from __future__ import annotations
@@ -102,6 +102,12 @@ def problems_of(canonical: bytes, event_id: str, version: str, keys: Keys, *, re
         lpdu = {**_without(event, "auth_events", "prev_events"), "hashes": {"lpdu": hashes["lpdu"]}}
         yield from _unsigned(lpdu, event, sender_server, version, keys)
         yield from _unsigned(event, event, hub, version, keys)
+
+
+def is_redacted_copy(copy: bytes, of: bytes, version: str) -> bool:
+    """Whether an event is what redaction leaves of another, signatures aside."""
+    stripped = _redacted(json.loads(of), version)
+    return {**stripped, "signatures": None} == {**json.loads(copy), "signatures": None}
 
 
 def _unsigned(form: Event, event: Event, server: str, version: str, keys: Keys) -> Iterator[str]:

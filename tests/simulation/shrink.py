@@ -5,52 +5,43 @@ Owns: :func:`shrunk`: take steps out, and bad weather, for as long as the same k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import attrs
 
-from tests.simulation.network import Weather
-from tests.simulation.plan import Plan, Step
+from tests.simulation.network import CALM
+from tests.simulation.plan import Plan
 
 
 def shrunk(plan: Plan, fails: Callable[[Plan], bool], *, tries: int = 150) -> Plan:
     """The smallest plan found that still fails.
+
+    First all steps are taken out, then halves of them, quarters, and so on down to single ones, until no single one can
+    be spared; then one kind of bad weather after the other.
 
     Args:
         plan: one that does.
         fails: whether a plan fails in the way that matters.
         tries: how many plans are tried, at most.
     """
-    left = tries
-    size = max(1, len(plan.steps) // 2)
-    while left > 0:
-        smaller = next((one for one in _candidates(plan, size, left) if fails(one)), None)
-        left -= max(1, len(plan.steps) // size)
-        if smaller is not None:
-            plan = smaller
-        elif size == 1:
+    size = len(plan.steps)
+    while size > 0 and tries > 0:
+        start, before = 0, plan
+        while start < len(plan.steps) and tries > 0:
+            smaller = plan.without(plan.steps[start : start + size])
+            tries -= 1
+            if fails(smaller):
+                plan = smaller
+            else:
+                start += size
+        if size > 1:
+            size = min((size + 1) // 2, max(1, len(plan.steps)))
+        elif plan is before:
             break
-        else:
-            size = max(1, size // 2)
-            continue
-        size = min(size, max(1, len(plan.steps) // 2))
-    for calmer in _calmer(plan):
-        if fails(calmer):
-            plan = calmer
+    for name in CALM:
+        calmer = attrs.evolve(plan, weather=plan.weather.without([name]))
+        if calmer != plan and tries > 0:
+            tries -= 1
+            if fails(calmer):
+                plan = calmer
     return plan
-
-
-def _candidates(plan: Plan, size: int, most: int) -> Iterator[Plan]:
-    steps: list[Step] = list(plan.steps)
-    for number, start in enumerate(range(0, len(steps), size)):
-        if number >= most:
-            return
-        yield plan.without(steps[start : start + size])
-
-
-def _calmer(plan: Plan) -> Iterator[Plan]:
-    weather, calm = plan.weather, Weather()
-    for field in ("lose_request", "lose_answer", "duplicate", "stall"):
-        if getattr(weather, field) != getattr(calm, field):
-            weather = attrs.evolve(weather, **{field: getattr(calm, field)})
-            yield attrs.evolve(plan, weather=weather)

@@ -27,6 +27,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.network import Network
 from tests.simulation.node import Node, Surroundings
 from tests.simulation.plan import BYZANTINE_STEPS, FAULT_STEPS, Plan
+from tests.simulation.planted import do_damage
 from tests.simulation.reverify import Keys
 from tests.simulation.watch import Violation, Watch
 from tests.simulation.workload import Workload
@@ -37,6 +38,9 @@ NAMES = ("north.example", "south.example", "east.example", "west.example")
 
 ANSWER_SECONDS = 3 * 3600.0
 """How long after the healing every client must have its answer."""
+
+AFTERTHOUGHT_SECONDS = 3600.0
+"""After how long a user tries again to get into a room."""
 
 REST_SECONDS = 24 * 3600.0
 """How long after that everything must have come to rest."""
@@ -49,6 +53,7 @@ class Result:
     Attributes:
         timeline: what happened, in words.
         digest: the same for two runs of one plan, or something in it is not drawn from the seed.
+        steps: turns that the world's clock took: how much work it was.
     """
 
     plan: Plan
@@ -59,6 +64,7 @@ class Result:
     requests: int
     operations: int
     done: int
+    steps: int
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -159,11 +165,14 @@ class Simulation:
             self._rest()
             if not strangers:
                 break
+            self.clock.run_until(self.clock.seconds() + AFTERTHOUGHT_SECONDS)
         if self.mischief is not None and self.mischief.node is not None:
             self.mischief.node.crash()
             self._run_while(lambda: True, 600.0)
         if self.clock.calls:
             self.note(f"not at rest: {self.clock.calls[:5]}")
+        if self.plan.plant is not None:
+            do_damage(self.plan.plant, self.nodes, self.workload)
         found = ending.violations()
         gc.collect()  # a failure that nobody has looked at says so now
         return Result(
@@ -175,6 +184,7 @@ class Simulation:
             requests=self.network.requests,
             operations=len(self.workload.operations),
             done=sum(one.state == "done" for one in self.workload.operations),
+            steps=self.clock.steps,
         )
 
     def _somebody_waits(self) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmatrix.events.forms import Pdu
+from lmatrix.events.redaction import redact
 from lmatrix.rooms.interfaces import SEGMENT_STRIDE, RoomAppend, StoredEvent
 from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.stores import Stores
@@ -215,6 +216,23 @@ class SnapshotTests(StorageTestCase):
         self.assertEqual((stored.position, stored.stream), (SEGMENT_STRIDE, 1))
         history = self.read(lambda tx: self.rooms.state_history(tx, ROOM, *KEYS[2]))
         self.assertEqual(ids(history), [joined.event_id])
+
+    def test_what_was_redacted_meanwhile(self) -> None:
+        """State that was redacted while we were away is redacted here too when we come back, in the room's state and in
+        the log of then.
+        """
+        self.make_room(first_position=SEGMENT_STRIDE)
+        topic = state_of(KEYS[0], 1, [])
+        self.append(placed(SEGMENT_STRIDE, topic))
+        self.make_room(first_position=2 * SEGMENT_STRIDE)
+        stripped = redact(topic)
+        self.write(lambda tx: self.rooms.put_state_snapshot(tx, ROOM, 2 * SEGMENT_STRIDE - 1, [stripped]))
+        room = self.read(lambda tx: self.rooms.load_room(tx, ROOM))
+        assert room is not None
+        self.assertEqual([stripped.canonical], [event.canonical for event in room.state])
+        held = self.read(lambda tx: self.rooms.event(tx, topic.event_id))
+        assert held is not None
+        self.assertEqual((SEGMENT_STRIDE, stripped.canonical), (held.position, held.canonical))
 
     def test_a_rejoin_empties_the_state(self) -> None:
         """What the new snapshot does not have is not in the current state, nor in that of later positions."""
