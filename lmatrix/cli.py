@@ -18,6 +18,8 @@ from lmatrix.commands import (
     demo,
     destinations,
     generate_config,
+    mark_restored,
+    recovery,
     rooms,
     rotate_key,
     transfer_hub,
@@ -46,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_to(subparsers)
     verify_evidence.add_to(subparsers)
     backup.add_to(subparsers)
+    mark_restored.add_to(subparsers)
+    recovery.add_to(subparsers)
     demo.add_to(subparsers)
     return parser
 

@@ -108,11 +108,14 @@ class Core:
         """
         await self.database.start()
         await self.traits.load()
+        # Before anybody is let in: what an older copy of the database has forgotten must not be made anew.
+        await self.rooms.recovery.prepare()
 
     async def deliver(self) -> None:
         """Begin to deliver what is owed, now that others can check our keys."""
         await self.delivery.start()
         await self.rooms.resender.resume()
+        self.rooms.recovery.start()
 
     def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """The steps of the way down, once no requests come in any more; each is to be taken whatever became of others.
@@ -120,6 +123,7 @@ class Core:
         The deliveries in flight are finished, the rooms idle, the database is drained and closed last.
         """
         return (
+            self.rooms.recovery.stop,
             self.delivery.stop,
             self.rooms.rooms.idle,
             self.devices.stop,
@@ -240,6 +244,7 @@ def build_core(
             transactions=stores.transactions,
             client_transactions=stores.accounts,
             directory=stores.accounts,
+            restoration=stores.restoration,
         ),
         keyring=keyring,
         peers=peers,
@@ -274,6 +279,7 @@ def build_core(
         History(database, stores.rooms, rooms.rooms, rooms.transfer.takes_over),
         rooms.candidacy,
         rooms.transfer,
+        rooms.heads,
         devices.directory,
         devices.claims,
         max_send_body=federation.limits.transaction_bytes,

@@ -197,6 +197,19 @@ class Overloaded(LMatrixError):
         self.retry_after_ms = retry_after_ms
 
 
+class RoomRecovering(Overloaded):
+    """This server is the room's hub, may have forgotten some of it, and takes nothing new before it knows.
+
+    Args:
+        room_id: the room.
+        retry_after_ms: milliseconds after which trying again makes sense.
+    """
+
+    def __init__(self, room_id: str, retry_after_ms: int = 5000) -> None:
+        super().__init__(retry_after_ms, f"the hub of {room_id} is recovering the room after a restoration; try later")
+        self.room_id = room_id
+
+
 class ShuttingDown(LMatrixError):
     """The server is stopping and takes nothing new."""
 

@@ -46,6 +46,7 @@ class Metrics:
         mirror_losses: events that could not be, by direction and cause (a fixed word).
         mirror_corrections: events that were written to bring one side back in line, by direction.
         mirror_lag_events, mirror_lag_seconds: what waits, over all mirrors, and how long the oldest has been waiting.
+        held_rooms: rooms that take nothing new before it is known whether others hold more of them.
         federation_requests_out: requests to other servers, by outcome (``ok``, ``refused``, ``unreachable``,
             ``misbehaved``).
     """
@@ -97,6 +98,7 @@ class Metrics:
         self.mirror_lag_seconds = self._gauge(
             "mirror_lag_seconds", "How long the oldest of them has been waiting.", "direction"
         )
+        self.held_rooms = self._gauge("held_rooms", "Rooms that are being recovered after a restoration.")
         self.federation_requests_out = self._counter(
             "federation_requests_out", "Requests to other servers, by outcome.", "outcome"
         )

@@ -201,6 +201,7 @@ def build_server(
             overview=stores.overview,
             rooms=rooms.rooms,
             transfer=rooms.transfer,
+            recovery=rooms.recovery,
             exporter=EvidenceExporter(config.server_name, database, stores.rooms, stores.overview, core.keyring),
         )
     return Server(

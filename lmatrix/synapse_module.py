@@ -211,6 +211,7 @@ def _tables(
             overview=stores.overview,
             rooms=core.rooms.rooms,
             transfer=core.rooms.transfer,
+            recovery=core.rooms.recovery,
             exporter=EvidenceExporter(identity.server_name, database, stores.rooms, stores.overview, core.keyring),
         )
     return tables

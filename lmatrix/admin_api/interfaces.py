@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from lmatrix.rooms.evidence_export import EvidencePage
+from lmatrix.rooms.recovery import RecoveringRoom
 from lmatrix.rooms.room import Room
 
 
@@ -26,3 +28,15 @@ class ExportsEvidence(Protocol):
     """See :class:`lmatrix.rooms.evidence_export.EvidenceExporter`."""
 
     async def page(self, room_id: str, after: int, limit: int) -> EvidencePage: ...
+
+
+class RecoversRooms(Protocol):
+    """See :class:`lmatrix.rooms.recovery.Recovery`."""
+
+    def status(self, room_id: str) -> RecoveringRoom | None: ...
+
+    def all_held(self) -> Sequence[RecoveringRoom]: ...
+
+    def forked(self, room_id: str) -> str | None: ...
+
+    async def go_on(self, room_id: str, without: Collection[str]) -> None: ...

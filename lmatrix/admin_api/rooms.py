@@ -5,13 +5,14 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from lmatrix import ids
-from lmatrix.admin_api.interfaces import LoadsRooms, MovesRooms
+from lmatrix.admin_api.interfaces import LoadsRooms, MovesRooms, RecoversRooms
 from lmatrix.admin_api.pages import after_name, limit_of, page, room_id_of
 from lmatrix.errors import BadRequest, InvalidIdentifier, NotFound, UnsupportedRoomVersion
 from lmatrix.http.messages import JsonObject, JsonRequest
 from lmatrix.rooms.interfaces import Database
 from lmatrix.rooms.overview import OverviewStore, RoomOverview
 from lmatrix.rooms.positions import Position
+from lmatrix.rooms.recovery import recovery_json
 
 
 class RoomsResource:
@@ -21,18 +22,26 @@ class RoomsResource:
         server_name: ours.
         database, overview: what is shown.
         rooms, transfer: who moves rooms.
+        recovery: who recovers them.
     """
 
     log = Logger()
 
     def __init__(
-        self, server_name: str, database: Database, overview: OverviewStore, rooms: LoadsRooms, transfer: MovesRooms
+        self,
+        server_name: str,
+        database: Database,
+        overview: OverviewStore,
+        rooms: LoadsRooms,
+        transfer: MovesRooms,
+        recovery: RecoversRooms,
     ) -> None:
         self._server_name = server_name
         self._database = database
         self._overview = overview
         self._rooms = rooms
         self._transfer = transfer
+        self._recovery = recovery
 
     async def get_all(self, request: JsonRequest) -> JsonObject:
         """``GET /rooms``: ``{"rooms": [{"room_id", "room_version", "hub", "role", "head", "joined"}, …]}``.
@@ -47,7 +56,9 @@ class RoomsResource:
 
     async def get(self, request: JsonRequest) -> JsonObject:
         """``GET /rooms/{roomId}``: one room, and besides what the list says of it ``pending_lpdus``, ``evidence``
-        (numbers), and ``candidates``: the servers to which it could be moved now, the likeliest first.
+        (numbers), ``candidates``: the servers to which it could be moved now, the likeliest first; ``recovery``: as in
+        the list of held rooms, ``null`` when it is not held; and ``forked``: in words, when this server has found out,
+        since it was started, that it gave the room two histories.
         """
         room_id = room_id_of(request)
         found, backlog = await self._database.read(
@@ -55,11 +66,14 @@ class RoomsResource:
         )
         if found is None:
             raise NotFound(f"this server does not know the room {room_id}")
+        recovering = self._recovery.status(room_id)
         return {
             **self._shown(found),
             "pending_lpdus": backlog.pending_lpdus,
             "evidence": backlog.evidence,
             "candidates": await self._candidates(room_id),
+            "recovery": None if recovering is None else recovery_json(recovering),
+            "forked": self._recovery.forked(room_id),
         }
 
     async def transfer(self, request: JsonRequest) -> JsonObject:

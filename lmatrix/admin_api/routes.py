@@ -9,7 +9,8 @@ from __future__ import annotations
 from lmatrix.admin_api.access import AdminAccess
 from lmatrix.admin_api.destinations import DestinationsResource
 from lmatrix.admin_api.evidence import EvidenceResource
-from lmatrix.admin_api.interfaces import ExportsEvidence, LoadsRooms, MovesRooms
+from lmatrix.admin_api.interfaces import ExportsEvidence, LoadsRooms, MovesRooms, RecoversRooms
+from lmatrix.admin_api.recovery import RecoveryResource
 from lmatrix.admin_api.rooms import RoomsResource
 from lmatrix.http.routes import Handler, Route, RouteTable
 from lmatrix.rooms.interfaces import Database
@@ -29,6 +30,7 @@ def admin_table(
     overview: OverviewStore,
     rooms: LoadsRooms,
     transfer: MovesRooms,
+    recovery: RecoversRooms,
     exporter: ExportsEvidence,
 ) -> RouteTable:
     """Everything under ``/_lmatrix/admin``.
@@ -37,15 +39,18 @@ def admin_table(
         server_name: ours.
         token: what a request must bear.
         database, overview: what is shown.
-        rooms, transfer, exporter: the rooms.
+        rooms, transfer, recovery, exporter: the rooms.
     """
     access = AdminAccess(token)
-    of_rooms = RoomsResource(server_name, database, overview, rooms, transfer)
+    of_rooms = RoomsResource(server_name, database, overview, rooms, transfer, recovery)
+    of_recovery = RecoveryResource(recovery)
     endpoints: tuple[tuple[str, str, Handler, str], ...] = (
         ("GET", "/rooms", of_rooms.get_all, "rooms"),
         ("GET", "/rooms/{roomId}", of_rooms.get, "room"),
         ("POST", "/rooms/{roomId}/transfer", of_rooms.transfer, "transfer"),
         ("GET", "/rooms/{roomId}/evidence", EvidenceResource(exporter).get, "evidence"),
+        ("POST", "/rooms/{roomId}/go_on", of_recovery.go_on, "go_on"),
+        ("GET", "/held_rooms", of_recovery.get_all, "held_rooms"),
         ("GET", "/destinations", DestinationsResource(database, overview).get_all, "destinations"),
     )
     routes = tuple(

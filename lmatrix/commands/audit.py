@@ -13,7 +13,7 @@ from lmatrix.commands.admin_client import AdminClient
 from lmatrix.commands.subcommand import Subparsers
 from lmatrix.config import load_config
 from lmatrix.errors import LMatrixError
-from lmatrix.rooms.evidence_document import EvidenceDocument
+from lmatrix.rooms.evidence_document import EvidenceDocument, EvidenceItem
 from lmatrix.rooms.evidence_judgement import judge
 
 
@@ -50,10 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.export is not None:
         _write(arguments.export, canonical_json.encode(raw))
         print(f"wrote {arguments.export}")
+    if any(item.kind == "fork" and _signed_by_us(item, document) for item in document.items):
+        print(
+            "THIS SERVER itself gave the room two histories, most likely because it was started on an older copy of its"
+            " database that was not marked as one. Read `When it is too late` in docs/operations.rst."
+        )
     if not document.items:
         print(f"no evidence is kept about {arguments.room}")
         return 0
     return 1
+
+
+def _signed_by_us(item: EvidenceItem, document: EvidenceDocument) -> bool:
+    """Whether the evidence is against the server that collected it."""
+    return document.collected_by in (item.event.get("hub_server"), (item.against or {}).get("hub_server"))
 
 
 def _fetch(client: AdminClient, room_id: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from lmatrix.commands.subcommand import Subparsers
@@ -31,11 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     file: Path = arguments.file
     try:
-        size = backup(config.database.path, file)
+        made = backup(config.database.path, file, int(time.time() * 1000))
     except StorageFailed as error:
         raise LMatrixError(f"no backup was made: {error.reason}") from error
     except OSError as error:
         raise LMatrixError(f"no backup was made: {error.filename or file}: {error.strerror}") from error
-    print(f"wrote {file}: {size} bytes, checked and sound")
+    print(f"wrote {file}: {made.size} bytes, checked and sound")
+    if not made.marked:
+        print("it is of an earlier version, and bears no mark: after restoring it, run `lmatrix mark-restored` first")
     print(f"it does not hold the signing keys ({config.signing_key_path}) and the configuration ({arguments.config})")
     return 0

@@ -48,6 +48,10 @@ def _print_one(room: dict[str, Any]) -> None:
         "waiting for the hub": f"{room['pending_lpdus']} events of this server's users",
         "evidence kept": f"{room['evidence']} (see `lmatrix audit`)" if room["evidence"] else "none",
     }
+    if room.get("recovery"):
+        lines["held"] = f"waits for {', '.join(room['recovery']['waiting_for']) or 'others'} (see `lmatrix recovery`)"
+    if room.get("forked"):
+        lines["TWO HISTORIES"] = f"{room['forked']} (see `lmatrix audit`)"
     if room["role"] == "hub":
         lines["could be moved to"] = ", ".join(room["candidates"]) or "nobody"
     for name, value in lines.items():

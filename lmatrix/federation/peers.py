@@ -19,9 +19,18 @@ from typing import Any
 
 from lmatrix import canonical_json
 from lmatrix.crypto.digest import sha256_urlsafe
+from lmatrix.errors import PeerRefused
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import PathForm, RoomVersion
-from lmatrix.federation.asking import Asker, Endpoint, RequestMaker, misbehaved, object_in, objects_in
+from lmatrix.federation.asking import (
+    Asker,
+    Endpoint,
+    RequestMaker,
+    is_unrecognized,
+    misbehaved,
+    object_in,
+    objects_in,
+)
 from lmatrix.federation.peer_traits import PeerTraitsMemory
 from lmatrix.federation.resources import paths
 from lmatrix.rooms.interfaces import JsonObject, MembershipTemplate
@@ -38,6 +47,7 @@ _INVITE = Endpoint(paths.INVITE)
 # The candidate may have to fetch and check the whole room first; the asker of a request waits for such an offer.
 _HUB_OFFER = Endpoint(paths.HUB_OFFER, timeout_s=240)
 _HUB_REQUEST = Endpoint(paths.HUB_REQUEST, timeout_s=300)
+_HEAD = Endpoint(paths.HEAD, timeout_s=20, max_answer=16 * 1024)
 _MAKE_MEMBERSHIP = {
     "join": Endpoint(paths.MAKE_JOIN, timeout_s=30),
     "leave": Endpoint(paths.MAKE_LEAVE, timeout_s=30),
@@ -175,6 +185,15 @@ class HttpPeers:
         """``GET /state`` before ``event_id``: ``(pdus, auth_chain)``."""
         answer = await self._asker.ask(_STATE, PathForm.STABLE, destination, room_id, query=[("event_id", event_id)])
         return objects_in(destination, answer, "pdus"), objects_in(destination, answer, "auth_chain")
+
+    async def head(self, destination: str, room_id: str) -> JsonObject | None:
+        """``GET …/org.lmatrix.head/:roomId``: its head statement; ``None`` when it does not know the question."""
+        try:
+            return await self._asker.ask(_HEAD, PathForm.STABLE, destination, room_id)
+        except PeerRefused as error:
+            if is_unrecognized(error):
+                return None
+            raise
 
     async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
         """Offer a room to its next hub; the candidate's LPDU."""

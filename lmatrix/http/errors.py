@@ -123,6 +123,7 @@ _ROWS: Mapping[type[errors.LMatrixError], _Row | Callable[[Any], _Row]] = {
     errors.WrongServer: _Row(400, "M_WRONG_SERVER", lambda error: _known(hub_server=error.hub_server)),
     errors.TransactionInFlight: _Row(400, "M_BAD_STATE"),
     errors.Overloaded: _Row(429, "M_LIMIT_EXCEEDED", lambda error: {"retry_after_ms": error.retry_after_ms}),
+    errors.RoomRecovering: _Row(503, "M_UNKNOWN", lambda error: {"retry_after_ms": error.retry_after_ms}),
     errors.ShuttingDown: _Row(503, "M_UNKNOWN", lambda _error: {"retry_after_ms": _RESTART_MS}),
     errors.StorageFailed: _row_for_storage_failed,
     errors.Unauthenticated: _Row(401, "M_FORBIDDEN"),

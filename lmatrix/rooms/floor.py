@@ -46,9 +46,12 @@ from lmatrix.rooms.knocking import Knocker
 from lmatrix.rooms.local_users import LocalUsers
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.recovery import Recovery
 from lmatrix.rooms.registry import Rooms
 from lmatrix.rooms.resending import Resender
+from lmatrix.rooms.restoration_store import RestorationStore
 from lmatrix.rooms.scrollback import Scrollback
+from lmatrix.rooms.stating import HeadSpeaker
 from lmatrix.rooms.timestamps import Timestamps
 from lmatrix.rooms.transactions import Transactions
 from lmatrix.rooms.transfer import HubTransfer
@@ -64,6 +67,7 @@ class RoomStores:
     transactions: TransactionStore
     client_transactions: ClientTransactionStore
     directory: AccountLookup
+    restoration: RestorationStore
 
 
 @attrs.frozen(slots=True)
@@ -78,6 +82,8 @@ class RoomsFloor:
         local_users: what local users do.
         transfer, candidacy: giving rooms away, and taking them over.
         resender: at start, LPDUs that a change of hub has made void.
+        heads: how far we hold rooms.
+        recovery: what was forgotten when the database was restored from a copy.
     """
 
     rooms: Rooms
@@ -88,6 +94,8 @@ class RoomsFloor:
     transfer: HubTransfer
     candidacy: Candidacy
     resender: Resender
+    heads: HeadSpeaker
+    recovery: Recovery
 
     @classmethod
     def build(
@@ -182,4 +190,17 @@ class RoomsFloor:
                 willing=accept_hub_offers,
             ),
             resender=resender,
+            heads=HeadSpeaker(identity, rooms, clock),
+            recovery=Recovery(
+                identity,
+                rooms,
+                participant,
+                resender,
+                database,
+                stores.restoration,
+                keyring,
+                peers,
+                clock,
+                metrics,
+            ),
         )

@@ -15,19 +15,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from lmatrix.errors import EventDropped, PeerError, PeerRefused, UnknownKey
 from lmatrix.events.forms import Pdu
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.following import leading_to
-from lmatrix.rooms.interfaces import Database, Peers, RoomStore
+from lmatrix.rooms.interfaces import Database, JsonObject, Peers, RoomStore
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import Room
 
 BACKFILL_PAGE = 100
 MAX_MISSING = 10_000
 """Events that one gap may lack: they are held in memory until the gap is closed."""
+
+PATIENCE = 5
+"""How often in a row a server may ask us to wait, and we do,"""
+
+MAX_WAIT_MS = 10_000
+"""when it is for no longer than this."""
+
+MAX_STEPS = 50_000
+"""Pages across a gap that is longer than that."""
 
 
 @attrs.frozen(slots=True)
@@ -40,11 +51,14 @@ class Closing:
         earlier: event IDs that turned out to lie before our log.
         answered: whether whoever was asked gave us all that could be asked for. What is missing then is being kept
             from us, or does not exist; otherwise asking again later makes sense.
+        too_long: whether more is missing than is held in memory at one time; then the gap is no finding about anybody,
+            and :meth:`GapCloser.steps` is the way across.
     """
 
     missing: Sequence[Pdu]
     earlier: frozenset[str]
     answered: bool
+    too_long: bool = False
 
 
 class GapCloser:
@@ -54,13 +68,18 @@ class GapCloser:
         checker: verifies what comes.
         database, store: the log.
         peers: who is asked.
+        clock: for the pause that whoever is asked may want.
     """
 
-    def __init__(self, checker: EventChecker, database: Database, store: RoomStore, peers: Peers) -> None:
+    log = Logger()
+
+    def __init__(
+        self, checker: EventChecker, database: Database, store: RoomStore, peers: Peers, clock: IReactorTime
+    ) -> None:
         self._checker = checker
         self._database = database
         self._store = store
-        self._peers = peers
+        self._pages = _Pages(peers, clock)
 
     async def close(self, loaded: LoadedRoom, last: str, source: str) -> Closing:
         """Find what is missing up to and including an event.
@@ -73,7 +92,7 @@ class GapCloser:
             StorageFailed: our log could not be read.
         """
         room = loaded.room
-        back = _WayBack(self._checker, self._peers, room, source, last, self._held)
+        back = _WayBack(self._checker, self._pages, room, source, last, self._held)
         down = await self._way_down(room, source)
         while not back.arrived and (back.goes_on or down is not None):
             if back.goes_on:
@@ -86,7 +105,36 @@ class GapCloser:
             if not down.goes_on:
                 back.answered = back.answered and down.answered
                 down = None
-        return Closing(back.line if back.arrived else (), frozenset(), back.answered)
+        too_long = not back.arrived and back.too_long
+        return Closing(back.line if back.arrived else (), frozenset(), back.answered and not too_long, too_long)
+
+    async def steps(self, loaded: LoadedRoom, last: str, source: str) -> list[str]:
+        """Stepping stones across a gap of any length: event IDs from our log up to ``last``, oldest first, of which
+        each lies a page at most after the one before it. None when the way does not lead to our log.
+
+        Each event names the one before it by its hash: if ``last`` is what the hub signed, so is the whole way.
+
+        Args:
+            last, source: as for :meth:`close`.
+        """
+        room, stones = loaded.room, [last]
+        while len(stones) <= MAX_STEPS:
+            try:
+                raws = await self._pages.before(room, source, stones[-1])
+            except PeerError as error:
+                self.log.warn(
+                    "{room_id}: not recovered from {source}: {error}", room_id=room.room_id, source=source, error=error
+                )
+                return []
+            found = {pdu.event_id: pdu for pdu in self._checker.parse_pdus(raws, room.version)}
+            line = leading_to(stones[-1], found, stop_at=None)
+            before = line[0].prev_events[:1] if line else ()
+            if await self._held(room, [*before, *(pdu.event_id for pdu in line)]):
+                return stones[::-1]
+            if not before or before[0] == stones[-1]:
+                return []
+            stones.append(before[0])
+        return []
 
     async def _held(self, room: Room, event_ids: Sequence[str]) -> set[str]:
         """Which of the events came in since we came in. What is from an earlier stay lies before a hole."""
@@ -101,7 +149,27 @@ class GapCloser:
         room_id, head = room.room_id, room.head_position
         oldest = await self._database.read(lambda tx: self._store.oldest_before(tx, room_id, head))
         prev_events = () if oldest is None else Pdu.from_canonical(oldest.canonical, room.version).prev_events
-        return _WayDown(self._checker, self._peers, room, source, prev_events[0]) if prev_events else None
+        return _WayDown(self._checker, self._pages, room, source, prev_events[0]) if prev_events else None
+
+
+class _Pages:
+    """Asks for history a page at a time, no faster than it is given."""
+
+    def __init__(self, peers: Peers, clock: IReactorTime) -> None:
+        self._peers = peers
+        self._clock = clock
+
+    async def before(self, room: Room, source: str, event_id: str) -> Sequence[JsonObject]:
+        """Up to a page of events that ends with that one. Raises :class:`PeerError`."""
+        for _ in range(PATIENCE):
+            try:
+                return await self._peers.backfill(source, room.version, room.room_id, event_id, BACKFILL_PAGE)
+            except PeerRefused as error:
+                asked = error.body.get("retry_after_ms")
+                if error.status != 429 or not isinstance(asked, int) or not 0 <= asked <= MAX_WAIT_MS:
+                    raise
+                await deferLater(self._clock, asked / 1000)
+        return await self._peers.backfill(source, room.version, room.room_id, event_id, BACKFILL_PAGE)
 
 
 class _WayBack:
@@ -111,7 +179,7 @@ class _WayBack:
         line: what was found and is not in our log, oldest first.
         arrived: whether it follows our log.
         goes_on: whether asking for more makes sense.
-        answered: see :class:`Closing`.
+        answered, too_long: see :class:`Closing`.
     """
 
     log = Logger()
@@ -119,7 +187,7 @@ class _WayBack:
     def __init__(
         self,
         checker: EventChecker,
-        peers: Peers,
+        pages: _Pages,
         room: Room,
         source: str,
         last: str,
@@ -129,8 +197,9 @@ class _WayBack:
         self.arrived = False
         self.goes_on = True
         self.answered = True
+        self.too_long = False
         self._checker = checker
-        self._peers = peers
+        self._pages = pages
         self._room = room
         self._source = source
         self._last = last
@@ -142,7 +211,7 @@ class _WayBack:
         """Go a page further."""
         room = self._room
         try:
-            raws = await self._peers.backfill(self._source, room.version, room.room_id, self._wanted, BACKFILL_PAGE)
+            raws = await self._pages.before(room, self._source, self._wanted)
         except PeerError as error:
             self.log.warn(
                 "{room_id}: events up to {event_id} are missing and could not be fetched: {error}",
@@ -167,7 +236,9 @@ class _WayBack:
         held = await self._held(room, [*before, *(pdu.event_id for pdu in line)])
         self.arrived = bool(held)
         self.line = list(takewhile(lambda pdu: pdu.event_id not in held, line[::-1]))[::-1]
-        self.goes_on = bool(fresh and before) and before[0] != self._wanted and len(self._found) < MAX_MISSING
+        further = bool(fresh and before) and before[0] != self._wanted
+        self.too_long = further and len(self._found) >= MAX_MISSING
+        self.goes_on = further and not self.too_long
         if self.goes_on:
             self._wanted = before[0]
 
@@ -175,12 +246,12 @@ class _WayBack:
 class _WayDown:
     """From the beginning of our log further back. Each event names the next by its hash: nothing need be verified."""
 
-    def __init__(self, checker: EventChecker, peers: Peers, room: Room, source: str, first: str) -> None:
+    def __init__(self, checker: EventChecker, pages: _Pages, room: Room, source: str, first: str) -> None:
         self.passed: set[str] = set()
         self.goes_on = True
         self.answered = True
         self._checker = checker
-        self._peers = peers
+        self._pages = pages
         self._room = room
         self._source = source
         self._wanted = first
@@ -189,7 +260,7 @@ class _WayDown:
         """Go a page further, or as far as an event."""
         room = self._room
         try:
-            raws = await self._peers.backfill(self._source, room.version, room.room_id, self._wanted, BACKFILL_PAGE)
+            raws = await self._pages.before(room, self._source, self._wanted)
         except PeerError as error:
             # What was before we came may not be ours to see. Then this way leads nowhere.
             self.goes_on = False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lmatrix import canonical_json
-from lmatrix.errors import NotFound, UnsupportedRoomVersion, WrongServer
+from lmatrix.errors import NotFound, RoomRecovering, UnsupportedRoomVersion, WrongServer
 from lmatrix.events.forms import Pdu
 from lmatrix.rooms.auth_chain import auth_chain
 from lmatrix.rooms.interfaces import Database, RoomStore, Standing, StoredEvent
@@ -88,6 +88,7 @@ class History:
 
         Raises:
             NotFound: the room or the event is unknown, or the server has no reason to know of it.
+            RoomRecovering: the event is unknown, but we may have forgotten it.
         """
         room = await self._room(room_id)
 
@@ -194,6 +195,9 @@ class History:
 
     def _event_of(self, tx: Any, view: View, room_id: str, event_id: str) -> Found:
         stored = self._store.event(tx, event_id)
+        if stored is None and view.held:
+            # To say that there is no such event would be a lie, and evidence against us.
+            raise RoomRecovering(room_id)
         if stored is None or stored.room_id != room_id:
             raise _unknown_event()
         return stored, view.pdu(stored)

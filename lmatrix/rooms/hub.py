@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
-from lmatrix.errors import EventDropped, EventRejected, LMatrixError, WrongServer
+from lmatrix.errors import EventDropped, EventRejected, LMatrixError, RoomRecovering, WrongServer
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.state import StateView
@@ -136,6 +136,11 @@ class Hub:
             return WrongServer(draft.room.room_id, draft.hub_server)
         try:
             return take_lpdu(draft, one.event, self._identity)
+        except RoomRecovering as error:
+            if draft.version.enforces_chain:
+                return error
+            # Servers of the older version would take an entry in failed_pdus for a refusal.
+            raise
         except LMatrixError as error:
             return error
 

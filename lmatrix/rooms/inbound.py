@@ -16,7 +16,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from lmatrix.canonical_json import encode
-from lmatrix.errors import BadRequest, EventDropped, LMatrixError, UnknownKey, UnsupportedRoomVersion, WrongServer
+from lmatrix.errors import (
+    BadRequest,
+    EventDropped,
+    LMatrixError,
+    RoomRecovering,
+    UnknownKey,
+    UnsupportedRoomVersion,
+    WrongServer,
+)
 from lmatrix.events.forms import Lpdu, Pdu, is_lpdu, peek_room_id
 from lmatrix.events.hashing import event_id_of
 from lmatrix.events.hub import HUB_EVENT
@@ -252,7 +260,7 @@ def _claims_hub(origin: str, raw: JsonObject, room: Room) -> bool:
 def _failure(error: LMatrixError) -> JsonObject:
     """An entry of ``failed_pdus``. For an LPDU that another hub should get, it says which."""
     failure: JsonObject = {"error": str(error)}
-    if isinstance(error, UnknownKey):
+    if isinstance(error, UnknownKey | RoomRecovering):
         failure["errcode"] = TRY_LATER
     if isinstance(error, WrongServer):
         failure["errcode"] = WRONG_SERVER

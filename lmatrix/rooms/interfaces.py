@@ -278,6 +278,9 @@ class RoomStore(Protocol):
 
     def add_evidence(self, tx: Any, evidence: Evidence) -> None: ...
 
+    def has_evidence(self, tx: Any, room_id: str, kind: str, event_id: str) -> bool:
+        """Whether such a piece is kept about that event."""
+
     def evidence(self, tx: Any, room_id: str) -> Sequence[Evidence]: ...
 
 
@@ -415,6 +418,11 @@ class Peers(Protocol):
         self, destination: str, room_version: RoomVersion, room_id: str, event_id: str
     ) -> tuple[Sequence[JsonObject], Sequence[JsonObject]]:
         """``(pdus, auth_chain)``."""
+
+    async def head(self, destination: str, room_id: str) -> JsonObject | None:
+        """``GET …/org.lmatrix.head/:roomId``: the peer's head statement, not yet looked at; ``None`` when it does not
+        know the question.
+        """
 
     async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
         """``POST …/org.lmatrix.hub/offer/:txnId``: the candidate's LPDU."""

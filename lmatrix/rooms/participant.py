@@ -7,6 +7,7 @@ when the hub does what it must not. The hub's answer to a transaction waits unti
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from enum import Enum
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +24,16 @@ from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import RoomDraft
+
+
+class Reached(Enum):
+    """What came of the attempt to get as far as an event."""
+
+    HELD = "held"
+    EARLIER = "earlier"  # it lies before our log begins
+    CONTRADICTED = "contradicted"  # the way to it leaves our log before its end: a fork, kept as evidence
+    DENIED = "denied"  # whoever was asked does not give it, or what leads to it
+    NOT_YET = "not yet"  # whoever was asked did not answer, or keys could not be had
 
 
 class Participant:
@@ -52,7 +63,7 @@ class Participant:
         self._checker = checker
         self._database = database
         self._store = store
-        self._gaps = GapCloser(checker, database, store, peers)
+        self._gaps = GapCloser(checker, database, store, peers, clock)
         self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
@@ -83,7 +94,10 @@ class Participant:
         closing = None
         gap = next((one for one in fates if one.fate is Fate.GAP), None)
         if gap is not None:
-            closing = await self._gaps.close(loaded, gap.pdu.prev_events[0], source)
+            before = gap.pdu.prev_events[0]
+            closing = await self._gaps.close(loaded, before, source)
+            if closing.too_long and await self._walk(loaded, before, source) is Reached.HELD:
+                closing = Closing((), frozenset(), answered=True)
             fates = await self._append(loaded, closing.missing, verified, unverified, beside, closing)
         for followed in fates:
             if followed.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
@@ -178,12 +192,45 @@ class Participant:
         Raises:
             StorageFailed, Overloaded: trying again later makes sense.
         """
-        if not await self._has(loaded, event_id):
-            closing = await self._gaps.close(loaded, event_id, source)
-            for one in await self._append(loaded, (), closing.missing, (), None, closing):
-                if one.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
-                    await self._report(loaded, one)
-        return await self._has(loaded, event_id)
+        return await self.reach(loaded, event_id, source) is Reached.HELD
+
+    async def reach(self, loaded: LoadedRoom, event_id: str, source: str) -> Reached:
+        """As :meth:`catch_up`, with what came of it. What is wrong with what ``source`` gives is kept as evidence; that
+        it gives nothing is not, unless it is the hub.
+
+        Args:
+            source: whom to ask. It need not be the hub: what it gives must bear the hub's signature.
+        """
+        if await self._has(loaded, event_id):
+            return Reached.HELD
+        closing = await self._gaps.close(loaded, event_id, source)
+        if closing.too_long:
+            return await self._walk(loaded, event_id, source)
+        return await self._take(loaded, closing, event_id, source)
+
+    async def _walk(self, loaded: LoadedRoom, event_id: str, source: str) -> Reached:
+        """Across a gap that is too long to be held in memory, a step after the other."""
+        for step in await self._gaps.steps(loaded, event_id, source):
+            if not await self._has(loaded, step):
+                reached = await self._take(loaded, await self._gaps.close(loaded, step, source), step, source)
+                if reached is not Reached.HELD:
+                    return reached
+        return Reached.HELD if await self._has(loaded, event_id) else Reached.NOT_YET
+
+    async def _take(self, loaded: LoadedRoom, closing: Closing, event_id: str, source: str) -> Reached:
+        fates = await self._append(loaded, (), closing.missing, (), None, closing)
+        astray = next((one for one in fates if one.fate in (Fate.FORK, Fate.GAP, Fate.FOREIGN)), None)
+        for one in fates:
+            # What comes after one that leads astray is no more than that.
+            if one.fate is Fate.REJECTED or one is astray:
+                await self._report(loaded, one)
+        if await self._has(loaded, event_id):
+            return Reached.HELD
+        if event_id in closing.earlier:
+            return Reached.EARLIER
+        if astray is not None and astray.fate is Fate.FORK:
+            return Reached.CONTRADICTED
+        return Reached.DENIED if closing.answered else Reached.NOT_YET
 
     async def _has(self, loaded: LoadedRoom, event_id: str) -> bool:
         if loaded.room.head_event_id == event_id:
@@ -207,19 +254,12 @@ class Participant:
 
     async def _keep_evidence(self, loaded: LoadedRoom, kind: str, pdu: Pdu, reason: str) -> None:
         room = loaded.room
-        self._metrics.evidence.labels(kind=kind).inc()
-        self.log.warn(
-            "{room_id}: {hub} sent {event_id}, which is kept as evidence ({kind}): {reason}",
-            room_id=room.room_id,
-            hub=room.hub_server,
-            event_id=pdu.event_id,
-            kind=kind,
-            reason=reason,
-        )
         now_ms = int(self._clock.seconds() * 1000)
         store = self._store
 
-        def work(tx: Any) -> None:
+        def work(tx: Any) -> bool:
+            if store.has_evidence(tx, room.room_id, kind, pdu.event_id):
+                return False
             against = None
             if kind == "fork" and pdu.prev_events:
                 held = store.event(tx, pdu.prev_events[0])
@@ -227,8 +267,18 @@ class Participant:
                 against = after[0].canonical if after else None
             event = encode(dict(pdu.fields))
             store.add_evidence(tx, Evidence(room.room_id, kind, pdu.event_id, event, against, reason, now_ms))
+            return True
 
-        await self._database.write(work)
+        if await self._database.write(work):
+            self._metrics.evidence.labels(kind=kind).inc()
+            self.log.warn(
+                "{room_id}: {hub} signed {event_id}, which is kept as evidence ({kind}): {reason}",
+                room_id=room.room_id,
+                hub=room.hub_server,
+                event_id=pdu.event_id,
+                kind=kind,
+                reason=reason,
+            )
 
 
 def _is_withheld(loaded: LoadedRoom, closing: Closing | None, source: str) -> bool:

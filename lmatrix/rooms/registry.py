@@ -71,6 +71,7 @@ class Rooms:
         self._loading: dict[str, list[Deferred[LoadedRoom | None]]] = {}
         self._joining: dict[str, str] = {}
         self._entrances: dict[str, tuple[DeferredLock, int]] = {}
+        self._held: set[str] = set()
 
     async def load(self, room_id: str) -> Room | None:
         """The room, or ``None`` when this server does not hold it.
@@ -129,6 +130,21 @@ class Rooms:
             raise NotFound(f"this server does not know the room {room_id}")
         return loaded
 
+    def hold(self, room_id: str) -> None:
+        """From now on nothing new is put into the room by us, as long as we are its hub; what is decided already is."""
+        self._held.add(room_id)
+        self._mark_held(room_id)
+
+    def release(self, room_id: str) -> None:
+        """Go on with the room."""
+        self._held.discard(room_id)
+        self._mark_held(room_id)
+
+    def _mark_held(self, room_id: str) -> None:
+        loaded = self._loaded.get(room_id)
+        if loaded is not None:
+            loaded.room.held = room_id in self._held
+
     async def enter(self, room_id: str) -> Entrance:
         """Wait for the right to create or (re-)join the room: one at a time. Use with ``with``."""
         lock, users = self._entrances.get(room_id, (DeferredLock(), 0))
@@ -183,6 +199,7 @@ class Rooms:
 
     def _admit(self, stored: StoredRoom) -> LoadedRoom:
         room = room_of(stored, self._server_name)
+        room.held = room.room_id in self._held
         loaded = self._with_sequencer(room)
         self._loaded[stored.room_id] = loaded
         self._loaded.move_to_end(stored.room_id)

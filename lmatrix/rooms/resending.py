@@ -114,8 +114,8 @@ class Resender:
 
     async def _go_through(self, room_id: str) -> None:
         loaded = await self._rooms.loaded(room_id)
-        if loaded is None:
-            return
+        if loaded is None or (loaded.room.held and loaded.room.is_hub):
+            return  # a room that is held is gone through when it is released
         pending = await self._database.read(lambda tx: self._store.for_room(tx, room_id))
         hub_server = loaded.room.hub_server
         void = [one for one in pending if one.hub_server != hub_server]

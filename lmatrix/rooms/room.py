@@ -40,6 +40,7 @@ class Room:
         first_position: position of the current run's first event.
         joined_per_server: number of joined users of each server that has any.
         recent_lpdus: event ID for the last (sender, LPDU hash) pairs, oldest first.
+        held: others may hold more of the room than we do: as the hub, we put nothing new into it.
     """
 
     room_id: str
@@ -51,6 +52,7 @@ class Room:
     first_position: int
     joined_per_server: Counter[str] = attrs.field(factory=Counter)
     recent_lpdus: OrderedDict[tuple[str, str], str] = attrs.field(factory=OrderedDict)
+    held: bool = False
 
     @property
     def hub_server(self) -> str:

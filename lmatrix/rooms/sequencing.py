@@ -2,7 +2,8 @@
 
 Owns: the pure decisions that a hub's tickets make on a :class:`~lmatrix.rooms.room.RoomDraft`: complete an LPDU of a
 participant, make an event of one of our own users, append an invite that its target has signed. Each either appends
-exactly one event, or raises and appends nothing.
+exactly one event, or raises and appends nothing. In a room that is held (see :mod:`lmatrix.rooms.recovery`) all of them
+raise, and none signs anything: the head may not be the last event that we have signed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from lmatrix.errors import WrongServer
+from lmatrix.errors import RoomRecovering, WrongServer
 from lmatrix.events.auth_events import select_auth_events
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.building import build_hub_event, complete_lpdu
@@ -59,6 +60,7 @@ def take_lpdu(draft: RoomDraft, lpdu: Lpdu, identity: ServerIdentity) -> Sequenc
         WrongServer: it is signed for another hub than the room's.
         EventRejected: the auth rules refuse it.
         EventTooLarge: what the hub must add makes it too large.
+        RoomRecovering: the room is held.
     """
     _must_be_hub(draft, identity)
     if lpdu.lpdu_hash is not None:
@@ -77,7 +79,9 @@ def complete(draft: RoomDraft, lpdu: Lpdu, identity: ServerIdentity) -> Pdu:
     Raises:
         EventRejected: the auth rules refuse it.
         EventTooLarge: what the hub must add makes it too large.
+        RoomRecovering: the room is held.
     """
+    _must_not_be_held(draft)
     prev_events = draft.prev_events()
     authorise(lpdu, draft.state, prev_events=prev_events)
     return complete_lpdu(
@@ -96,6 +100,7 @@ def take_local(draft: RoomDraft, event: LocalEvent, identity: ServerIdentity) ->
         WrongServer: this server is not the room's hub (any more).
         EventRejected: the auth rules refuse it.
         EventTooLarge, SchemaViolation: the event cannot be sent at all.
+        RoomRecovering: the room is held.
     """
     _must_be_hub(draft, identity)
     return _append(draft, make_local(draft, event, identity))
@@ -103,6 +108,7 @@ def take_local(draft: RoomDraft, event: LocalEvent, identity: ServerIdentity) ->
 
 def make_local(draft: RoomDraft, event: LocalEvent, identity: ServerIdentity) -> Pdu:
     """The PDU of one of our own users' events on the draft's head, authorised, but not appended. Raises as above."""
+    _must_not_be_held(draft)
     prev_events = draft.prev_events()
     version = draft.version
     hub_server = identity.server_name if version.hub_events_carry_lpdu else None
@@ -157,3 +163,9 @@ def _append(draft: RoomDraft, pdu: Pdu) -> Sequenced:
 def _must_be_hub(draft: RoomDraft, identity: ServerIdentity) -> None:
     if draft.head_event_id is not None and draft.hub_server != identity.server_name:
         raise WrongServer(draft.room.room_id, draft.hub_server)
+    _must_not_be_held(draft)
+
+
+def _must_not_be_held(draft: RoomDraft) -> None:
+    if draft.room.held:
+        raise RoomRecovering(draft.room.room_id)

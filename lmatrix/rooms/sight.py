@@ -3,9 +3,9 @@
 Owns: deciding for one server and one event: whole, redacted, or no sign that it exists.
 
 *Whole*: some user of the server may see the event by the room's history visibility (Matrix's rules), or the event is
-by, or about, one of its users, or the server is being offered the room, and will have to show it to others.
-*Redacted*: a user of the server was or became a member of the room after the event, so that the server may know that
-there is an event, but none of them may see what is in it. *Nothing*: everything else.
+by, or about, one of its users, or the server itself put it into the room, as its hub, or it is being offered the room,
+and will have to show it to others. *Redacted*: a user of the server was or became a member of the room after the event,
+so that the server may know that there is an event, but none of them may see what is in it. *Nothing*: everything else.
 
 Invariants: a rejected event is never handed out; one that soft-failed only as its redacted copy, which the chain
 needs; an event without a place in our log is not handed out. What a participant fetched later it hands out only to
@@ -50,6 +50,7 @@ class Asker:
         room_id, version: the room.
         holds_everything: whether this server knows the state at every event that it holds, as the hub does.
         takes_over: whether the asker is about to become the hub, with our consent.
+        held: whether this server may have forgotten some of the room.
     """
 
     server: str
@@ -59,6 +60,7 @@ class Asker:
     version: RoomVersion
     holds_everything: bool
     takes_over: bool = False
+    held: bool = False
 
     @classmethod
     def of(cls, server: str, room: Room, *, takes_over: bool = False) -> Asker:
@@ -71,6 +73,7 @@ class Asker:
             room.version,
             room.is_hub,
             takes_over,
+            room.held,
         )
 
 
@@ -90,6 +93,11 @@ class View:
         self._visibilities: list[tuple[int, Visibility]] | None = None
         self._memberships: list[list[tuple[int, str]]] | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the room's log may lack something."""
+        return self._asker.held
+
     def pdu(self, stored: StoredEvent) -> Pdu:
         """The stored event, read."""
         return Pdu.from_canonical(stored.canonical, self._asker.version, stored.event_id)
@@ -101,7 +109,8 @@ class View:
             return Sight.NOTHING
         by_them = pdu.sender_server == asker.server
         about_them = pdu.type == MEMBER and pdu.state_key is not None and server_of(pdu.state_key) == asker.server
-        sight = Sight.WHOLE if by_them or about_them else self.sight_as_member(stored, pdu)
+        made_by_them = pdu.hub_server == asker.server
+        sight = Sight.WHOLE if by_them or about_them or made_by_them else self.sight_as_member(stored, pdu)
         return Sight.REDACTED if sight is Sight.WHOLE and stored.standing is Standing.SOFT_FAILED else sight
 
     def sight_as_member(self, stored: StoredEvent, pdu: Pdu) -> Sight:

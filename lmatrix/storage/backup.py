@@ -3,7 +3,8 @@
 Owns: :func:`backup`. Invariants: a backup holds every transaction that was committed before it began, whole, and
 nothing of any other; it is one file, without a write-ahead log beside it; it has its final name only when it is
 complete, checked and on disk; nothing that exists is overwritten; only its owner may read it, since it holds what the
-server's users said.
+server's users said. A backup bears a mark (see :mod:`lmatrix.storage.restoration`), by which a server that starts from
+it knows that it may have forgotten something.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import os
 import sqlite3
 from pathlib import Path
 
+import attrs
+
 from lmatrix.errors import StorageFailed
 from lmatrix.storage.beside import integrity_problems, reading
+from lmatrix.storage.restoration import mark
 
 INCOMPLETE = ".incomplete"
 """What the name of a backup ends with until it is complete."""
@@ -22,8 +26,21 @@ INCOMPLETE = ".incomplete"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
-def backup(source: Path, target: Path) -> int:
-    """Copy a database into a new file, whether or not its server runs; returns the copy's size in bytes.
+@attrs.frozen(slots=True)
+class Backup:
+    """What was made.
+
+    Attributes:
+        size: bytes.
+        marked: whether it bears the mark; a database of an earlier version of the schema has no place for one.
+    """
+
+    size: int
+    marked: bool
+
+
+def backup(source: Path, target: Path, now_ms: int) -> Backup:
+    """Copy a database into a new file, whether or not its server runs.
 
     All pages are copied in one go: a copy in steps would begin anew whenever the server commits something, and on a
     busy server never come to its end. The write-ahead log grows meanwhile.
@@ -31,6 +48,7 @@ def backup(source: Path, target: Path) -> int:
     Args:
         source: the server's database.
         target: the file to make.
+        now_ms: milliseconds since the epoch, for the mark.
 
     Raises:
         FileExistsError: there is such a file already, or an incomplete one beside it.
@@ -46,23 +64,24 @@ def backup(source: Path, target: Path) -> int:
         reason = "exists: another backup is under way, or one was interrupted; then delete it"
         raise FileExistsError(errno.EEXIST, reason, str(incomplete)) from error
     try:
-        _copy(source, incomplete)
+        marked = _copy(source, incomplete, now_ms)
         _sync(incomplete)
         _give_name(incomplete, target)
     except BaseException:
         incomplete.unlink(missing_ok=True)
         raise
     _sync(target.parent)
-    return target.stat().st_size
+    return Backup(target.stat().st_size, marked)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, now_ms: int) -> bool:
     with reading(source, up_to_date=False) as origin:
         copy = sqlite3.connect(target, isolation_level=None)
         try:
             origin.copy_to(copy)
             # One file, complete in itself. The server goes back to a write-ahead log when it opens it.
             copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+            marked = mark(copy, now_ms)
             problems = integrity_problems(copy)
         except sqlite3.Error as error:
             raise StorageFailed(f"{source} could not be copied to {target}: {error}") from error
@@ -70,6 +89,7 @@ def _copy(source: Path, target: Path) -> None:
             copy.close()
     if problems:
         raise StorageFailed(f"{source} is damaged; its copy was deleted again: {'; '.join(problems)}")
+    return marked
 
 
 def _give_name(incomplete: Path, target: Path) -> None:

@@ -190,6 +190,11 @@ class SqlRoomStore:
             ),
         )
 
+    def has_evidence(self, tx: Transaction, room_id: str, kind: str, event_id: str) -> bool:
+        """Whether such a piece is kept about that event."""
+        query = "SELECT 1 FROM evidence WHERE room_id = ? AND event_id = ? AND kind = ? LIMIT 1"
+        return tx.row(query, (room_id, event_id, kind)) is not None
+
     def evidence(self, tx: Transaction, room_id: str) -> Sequence[Evidence]:
         """What is kept, the oldest first."""
         rows = tx.rows(

@@ -17,6 +17,7 @@ from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
 from lmatrix.storage.receipts import SqlReceiptStore
 from lmatrix.storage.replication import SqlMirrorStore
+from lmatrix.storage.restoration import SqlRestorationStore
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.server_keys import SqlServerKeyStore
 from lmatrix.storage.sharing import SqlSharingStore
@@ -44,6 +45,7 @@ class Stores:
     to_device: SqlToDeviceStore
     receipts: SqlReceiptStore
     mirrors: SqlMirrorStore
+    restoration: SqlRestorationStore
 
     @classmethod
     def create(cls) -> Stores:
@@ -64,4 +66,5 @@ class Stores:
             to_device=SqlToDeviceStore(),
             receipts=SqlReceiptStore(),
             mirrors=SqlMirrorStore(),
+            restoration=SqlRestorationStore(),
         )

@@ -38,6 +38,7 @@ class AdminTestCase(NetworkTestCase):
             overview=overview,
             rooms=server.floor.rooms,
             transfer=server.floor.transfer,
+            recovery=server.floor.recovery,
             exporter=EvidenceExporter(
                 server.name, server.database, server.rooms, overview, MemoryKeyring(self.network)
             ),
@@ -73,7 +74,8 @@ class Door(AdminTestCase):
         """No endpoint answers without the token; it says which is wrong, that there is none or that it is another."""
         room = f"/rooms/{self.encoded_room()}"
         endpoints = [("GET", "/rooms"), ("GET", room), ("GET", room + "/evidence"), ("GET", "/destinations")]
-        for method, target in [*endpoints, ("POST", room + "/transfer")]:
+        endpoints += [("POST", room + "/transfer"), ("POST", room + "/go_on"), ("GET", "/held_rooms")]
+        for method, target in endpoints:
             for authorization, errcode in (
                 (None, "M_MISSING_TOKEN"),
                 ("Bearer", "M_UNKNOWN_TOKEN"),
@@ -143,6 +145,40 @@ class Rooms(AdminTestCase):
         self.assertEqual(404, self.ask(self.hub, "/rooms/%21x%3Ay/evidence").status)
         self.assertEqual(400, self.ask(self.hub, "/rooms/x").status)
         self.assertEqual(400, self.ask(self.hub, "/rooms?limit=0").status)
+
+
+class Recovery(AdminTestCase):
+    """Rooms that are held."""
+
+    def hold(self) -> None:
+        """The south does not answer, and the room waits for it."""
+        self.network.unreachable.add(self.south.name)
+        done(self.hub.floor.recovery.hold(self.room_id, "somebody holds more"))
+        self.network.clock.pump([0.0] * 100)
+
+    def test_shown(self) -> None:
+        """The list and the room say since when, why, and who is waited for; a room that is not held says so."""
+        self.assertEqual({"held_rooms": []}, self.get(self.hub, "/held_rooms"))
+        self.assertIsNone(self.get(self.hub, f"/rooms/{self.encoded_room()}")["recovery"])
+        self.hold()
+        [held] = self.get(self.hub, "/held_rooms")["held_rooms"]
+        self.assertEqual((self.room_id, "somebody holds more"), (held["room_id"], held["reason"]))
+        self.assertEqual(([self.north.name], [self.south.name]), (held["answered"], list(held["waiting_for"])))
+        self.assertEqual(held, self.get(self.hub, f"/rooms/{self.encoded_room()}")["recovery"])
+
+    def test_go_on(self) -> None:
+        """The operator lets the room go on without the server that does not answer, and only without such a one."""
+        target = f"/rooms/{self.encoded_room()}/go_on"
+        good = b'{"without": ["south.example"]}'
+        self.assertEqual(404, self.ask(self.hub, target, "POST", good).status)
+        self.hold()
+        for bad in (b"{}", b'{"without": []}', b'{"without": ["north.example"]}', b'{"without": ["no server!"]}'):
+            self.assertEqual(400, self.ask(self.hub, target, "POST", bad).status, bad)
+        self.assertEqual(1, len(self.get(self.hub, "/held_rooms")["held_rooms"]))
+        answer = self.ask(self.hub, target, "POST", good)
+        self.assertEqual((200, {}), (answer.status, answer.json))
+        self.assertEqual({"held_rooms": []}, self.get(self.hub, "/held_rooms"))
+        result_of(self.hub.send(self.room_id, self.alice, "on"))
 
 
 class Transfer(AdminTestCase):

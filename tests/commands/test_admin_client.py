@@ -279,6 +279,25 @@ class Commands(AdminClientTestCase):
         )
         self.assertEqual(0, status)
 
+    def test_recovery(self) -> None:
+        """Each room that waits, and for whom; status 1 while there is any; and going on without somebody."""
+        held = {"room_id": ROOM, "since_ts": 0, "reason": "restored", "waiting_for": {"gone.example": "no answer"}}
+        bodies: list[bytes] = []
+
+        def answering(method: str, target: str, body: bytes) -> tuple[int, Any]:
+            bodies.append(body)
+            return (200, {}) if method == "POST" else (200, {"held_rooms": [held] if len(bodies) == 1 else []})
+
+        self.listen(answering)
+        status, output, _ = self.run_main("recovery", str(self.config))
+        self.assertEqual(1, status)
+        self.assertIn(f"{ROOM}: since 1970-01-01 00:00:00+00:00: restored", output)
+        self.assertIn("waits for gone.example: no answer", output)
+        status, output, _ = self.run_main("recovery", str(self.config), ROOM, "--without", "gone.example")
+        self.assertEqual((0, {"without": ["gone.example"]}), (status, json.loads(bodies[-1])))
+        self.assertEqual((0, "nothing is being recovered\n"), self.run_main("recovery", str(self.config))[:2])
+        self.assertEqual(1, self.run_main("recovery", str(self.config), "--without", "x")[0])
+
     def test_audit_without_evidence(self) -> None:
         """Nothing to say is status 0."""
         document = {

@@ -35,6 +35,7 @@ from lmatrix.storage.delivery import SqlDeliveryStore
 from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.invites import SqlInviteStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
+from lmatrix.storage.restoration import SqlRestorationStore
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.transactions import SqlTransactionStore
 
@@ -46,6 +47,7 @@ class Network:
     """All servers, their clock, and the switch between them.
 
     Attributes:
+        other_programs: servers that do not know what is ours.
         device_servers: what :mod:`tests.devices.network` puts on top of the servers.
     """
 
@@ -58,6 +60,7 @@ class Network:
         self.requests: list[tuple[str, str, str]] = []
         self.slow: dict[tuple[str, str], Deferred[None]] = {}
         self.device_servers: dict[str, Any] = {}
+        self.other_programs: set[str] = set()
 
     def server(self, name: str) -> Server:
         """A new server."""
@@ -178,6 +181,14 @@ class MemoryPeers:
         answer = await self._network.ask(destination, history.backfill(self._us, room_id, event_id, limit))
         return list(parse_object(answer)["pdus"])
 
+    async def head(self, destination: str, room_id: str) -> JsonObject | None:
+        peer = self._network.reach(self._us, destination, "head")
+        if destination in self._network.other_programs:
+            return None
+        await self._network.think(destination, "head")
+        answer = await self._network.ask(destination, peer.floor.heads.tell(self._us, room_id))
+        return parse_object(encode(answer))
+
     async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
         peer = self._network.reach(self._us, destination, "offer")
         lpdu = await self._network.ask(destination, peer.floor.candidacy.offered(self._us, parse_object(encode(offer))))
@@ -267,6 +278,7 @@ class Server:
         self.pending = SqlPendingLpduStore()
         self.cursors = SqlDeliveryStore()
         self.accounts = SqlAccountStore()
+        self.restoration = SqlRestorationStore()
         self.invites = SqlInviteStore()
         self.delivery = MemoryDelivery()
         self.audience = MemoryAudience()
@@ -289,6 +301,7 @@ class Server:
                 transactions=SqlTransactionStore(),
                 client_transactions=self.accounts,
                 directory=self.accounts,
+                restoration=self.restoration,
             ),
             keyring=MemoryKeyring(self.network),
             peers=MemoryPeers(self.network, self.name),

@@ -38,6 +38,7 @@ class FakeRoom:
     room_id: str = ROOM
     version: RoomVersion = attrs.field(factory=lambda: room_version("I.1"))
     hub_server: str = "first.example"
+    held: bool = False
 
     @property
     def is_hub(self) -> bool:

@@ -14,8 +14,10 @@ from lmatrix.storage.backup import INCOMPLETE, backup
 from lmatrix.storage.beside import reading
 from lmatrix.storage.group_commit import Writer
 from lmatrix.storage.migrations import schema_steps
+from lmatrix.storage.restoration import SqlRestorationStore, mark_in_place
 from lmatrix.storage.sqlite_engine import SqliteEngine
 
+NOW = 1_700_000_000_000
 INSERT = "INSERT INTO users (user_id, password_hash, created_ts) VALUES (?, 'x', 0)"
 
 
@@ -43,7 +45,7 @@ class Backup(BackupTestCase):
         """The copy has what was committed, in one file that only its owner can read, and a server starts from it."""
         self.add("@a:x")
         self.assertTrue(Path(f"{self.source}-wal").stat().st_size)
-        size = backup(self.source, self.target)
+        size = backup(self.source, self.target, NOW).size
         self.add("@b:x")
         self.assertEqual(["@a:x"], self.users(self.target))
         self.assertEqual(0o600, stat.S_IMODE(self.target.stat().st_mode))
@@ -53,11 +55,27 @@ class Backup(BackupTestCase):
         self.assertEqual((), tuple(restored.open(schema_steps())))
         restored.close()
 
+    def test_the_mark(self) -> None:
+        """The copy says that it is one, and since when; the original does not; one of an earlier version cannot."""
+        made = backup(self.source, self.target, NOW)
+        self.assertTrue(made.marked)
+        copied_ts = SqlRestorationStore().copied_ts
+        for file, expected in ((self.target, NOW), (self.source, None)):
+            with reading(file) as database:
+                self.assertEqual(expected, database.read(copied_ts))
+        mark_in_place(self.source, NOW + 1)
+        mark_in_place(self.source, NOW + 2)
+        with reading(self.source) as database:
+            self.assertEqual(NOW + 2, database.read(copied_ts))
+        self.assertRaises(StorageFailed, mark_in_place, self.directory / "nowhere.db", NOW)
+        self.writer.run([lambda tx: tx.execute("DROP TABLE copied")])
+        self.assertFalse(backup(self.source, self.directory / "old.db", NOW).marked)
+
     def test_of_a_stopped_server(self) -> None:
         """Nothing needs to run."""
         self.add("@a:x")
         self.writer.close()
-        backup(self.source, self.target)
+        backup(self.source, self.target, NOW)
         self.assertEqual(["@a:x"], self.users(self.target))
 
     def test_under_load(self) -> None:
@@ -79,7 +97,7 @@ class Backup(BackupTestCase):
         thread.start()
         try:
             for copy in range(5):
-                backup(self.source, self.directory / f"{copy}.db")
+                backup(self.source, self.directory / f"{copy}.db", NOW)
         finally:
             over.set()
             thread.join()
@@ -90,14 +108,14 @@ class Backup(BackupTestCase):
     def test_nothing_is_overwritten(self) -> None:
         """Neither a file of that name, nor a link, nor another backup that is under way."""
         self.target.write_text("precious")
-        self.assertRaises(FileExistsError, backup, self.source, self.target)
+        self.assertRaises(FileExistsError, backup, self.source, self.target, NOW)
         self.assertEqual("precious", self.target.read_text())
         link = self.directory / "link.db"
         link.symlink_to(self.directory / "nowhere")
-        self.assertRaises(FileExistsError, backup, self.source, link)
+        self.assertRaises(FileExistsError, backup, self.source, link, NOW)
         other = self.directory / "other.db"
         other.with_name(other.name + INCOMPLETE).write_text("under way")
-        self.assertRaises(FileExistsError, backup, self.source, other)
+        self.assertRaises(FileExistsError, backup, self.source, other, NOW)
         self.assertFalse(other.exists())
 
     def test_a_damaged_database(self) -> None:
@@ -108,19 +126,19 @@ class Backup(BackupTestCase):
         with self.source.open("r+b") as file:
             file.seek(self.source.stat().st_size // 2)
             file.write(b"\xff" * 20_000)
-        error = self.assertRaises(StorageFailed, backup, self.source, self.target)
+        error = self.assertRaises(StorageFailed, backup, self.source, self.target, NOW)
         self.assertIn(str(self.source), error.reason)
         self.assertFalse([name for name in self.files() if not name.startswith("server.db")])
 
     def test_what_is_no_database_of_ours(self) -> None:
         """A missing file, another program's database, and what is no database."""
         other = self.directory / "other"
-        self.assertRaises(StorageFailed, backup, other, self.target)
+        self.assertRaises(StorageFailed, backup, other, self.target, NOW)
         self.assertFalse(other.exists())
         sqlite3.connect(other).close()
-        self.assertRaises(StorageFailed, backup, other, self.target)
+        self.assertRaises(StorageFailed, backup, other, self.target, NOW)
         other.write_bytes(b"not a database" * 1000)
-        self.assertRaises(StorageFailed, backup, other, self.target)
+        self.assertRaises(StorageFailed, backup, other, self.target, NOW)
         self.assertFalse(self.target.exists())
 
     def files(self) -> set[str]:
@@ -151,9 +169,9 @@ class Beside(BackupTestCase):
         """A schema of an older version is copied, but not read; one of a newer version is neither."""
         self.writer.run([lambda tx: tx.execute("DELETE FROM schema_steps WHERE number > 1")])
         self.assertRaises(StorageFailed, self.users, self.source)
-        backup(self.source, self.target)
+        backup(self.source, self.target, NOW)
         self.writer.run([lambda tx: tx.execute("INSERT INTO schema_steps VALUES (2, 'from_the_future', '')")])
-        self.assertRaises(StorageFailed, backup, self.source, self.directory / "another.db")
+        self.assertRaises(StorageFailed, backup, self.source, self.directory / "another.db", NOW)
 
     def test_orphans(self) -> None:
         """A row that refers to nothing is found."""

@@ -60,7 +60,8 @@ VERSION: Final = EndpointPath("version", "GET", "/_matrix/federation/v1/version"
 
 HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
 HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")
-"""These two are ours, and have one form only."""
+HEAD: Final = EndpointPath("head", "GET", "/_matrix/federation/unstable/org.lmatrix.head/{roomId}")
+"""These three are ours, and have one form only."""
 
 SERVER_KEYS: Final = "/_matrix/key/v2/server"
 """Where a server publishes its signing keys; it has no twin."""

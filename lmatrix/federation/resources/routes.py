@@ -13,6 +13,7 @@ from lmatrix.federation.resources import paths
 from lmatrix.federation.resources.admission import Admission
 from lmatrix.federation.resources.devices import DevicesResource, HandsKeysOut, KnowsDevices
 from lmatrix.federation.resources.events import EventsResource, ReadsHistory
+from lmatrix.federation.resources.heads import HeadsResource, TellsHeads
 from lmatrix.federation.resources.hub_transfer import GivesRooms, HubTransferResource, TakesOffers
 from lmatrix.federation.resources.invite import InviteResource, TakesInvites
 from lmatrix.federation.resources.keys import AnswersKeyQueries, KeysResource, PublishesKeys
@@ -52,6 +53,7 @@ def federation_table(
     history: ReadsHistory,
     candidacy: TakesOffers,
     transfer: GivesRooms,
+    heads: TellsHeads,
     directory: KnowsDevices,
     claims: HandsKeysOut,
     *,
@@ -61,7 +63,7 @@ def federation_table(
 
     Args:
         admission: the door.
-        receiver, handshakes, history, candidacy, transfer: the rooms.
+        receiver, handshakes, history, candidacy, transfer, heads: the rooms.
         directory, claims: local users' devices and their keys.
         max_send_body: bytes of a transaction.
     """
@@ -93,6 +95,7 @@ def federation_table(
             (paths.DEVICES, devices.devices),
             (paths.HUB_OFFER, hubs.offer),
             (paths.HUB_REQUEST, hubs.request),
+            (paths.HEAD, HeadsResource(admission, heads).get),
         )
     )
     return RouteTable(

@@ -124,6 +124,10 @@ class NotingRooms:
             state_key="",
         )
 
+    async def tell(self, origin: str, room_id: str) -> JsonObject:
+        self._note("tell", origin, room_id)
+        return {"head": EVENT}
+
     async def requested(self, origin: str, room_id: str, user_id: str) -> str:
         self._note("requested", origin, room_id, user_id)
         return EVENT
@@ -151,7 +155,7 @@ class ApiTestCase(SynchronousTestCase):
         """The API anew."""
         admission = Admission(authenticator or self.authenticator, limiter)
         table = federation_table(
-            admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms
+            admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms
         )
         self.site = site_for(*table.routes, *key_table(self.rooms, self.rooms).routes, clock=self.clock)
 
