@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
-from lmatrix.errors import EventDropped, EventRejected, LMatrixError, RoomRecovering, WrongServer
+from lmatrix.errors import EventDropped, EventRejected, Forbidden, LMatrixError, RoomRecovering, WrongServer
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.state import StateView
@@ -134,6 +134,9 @@ class Hub:
             return Sequenced(before, None, None)
         if void:
             return WrongServer(draft.room.room_id, draft.hub_server)
+        if draft.version.hub_is_state and one.event.type == HUB_EVENT and one.event.state_key == "":
+            # By the auth rules our signature is all that it takes. We give it to whom we have offered the room.
+            return Forbidden("a hub gives its room away only in answer to an offer of its own")
         try:
             return take_lpdu(draft, one.event, self._identity)
         except RoomRecovering as error:

@@ -398,6 +398,33 @@ class TransferTests(NetworkTestCase):
         self.assertIn(lpdu.event_id, answer["failed_pdus"])
         self.assert_hub(self.hub)
 
+    def test_nobody_takes_a_room_that_was_not_offered(self) -> None:
+        """An m.room.hub LPDU that is right in everything, but that nobody asked for, is refused: only in answer to an
+        offer does a hub sign what makes it the hub no longer. So is one whose offer was answered with an error.
+        """
+        lpdu = build_lpdu(
+            room_version("I.1"),
+            room_id=self.room_id,
+            type="m.room.hub",
+            sender=self.bob,
+            content={
+                "previous_hub": self.hub.name,
+                "head": self.hub.log(self.room_id)[-1].event_id,
+                "valid_until_ts": 10_000,
+            },
+            origin_server_ts=1,
+            hub_server=self.hub.name,
+            server_name=self.north.name,
+            keys=self.north.identity.keys,
+            state_key="",
+        )
+        answer = self.hub.receive(self.north.name, "unasked", [dict(lpdu.fields)])
+        self.assertIn("only in answer to an offer of its own", answer["failed_pdus"][lpdu.event_id]["error"])
+        self.network.settle()
+        self.assert_hub(self.hub)
+        self.everybody_speaks("still")
+        self.assert_whole()
+
 
 class WishTests(NetworkTestCase):
     """Who may set a move going."""

@@ -20,6 +20,7 @@ from lmatrix.rooms.room import Room
 from lmatrix.storage.stores import Stores
 from tests.simulation.node import Node, Process
 from tests.simulation.reverify import Keys, is_redacted_copy, problems_of
+from tests.simulation.rulebook import Rulebook
 from tests.simulation.watch import Violation, Watch
 from tests.simulation.workload import Workload
 
@@ -146,6 +147,13 @@ class Ending:
         pdus = [Pdu.from_canonical(held.canonical, room.version) for held in order]
         for problem in replay.take(pdus):
             yield Violation("replay", f"{room_id} at {hub}, event {problem.number}: {problem.reason}")
+        rulebook = Rulebook(room_id, room.version.identifier)
+        for held in order:
+            refusal = rulebook.take(held.event_id, json.loads(held.canonical))
+            if refusal is not None:
+                yield Violation("rules", f"{held.event_id} of {room_id} at {hub}: {refusal}")
+        if rulebook.hub != hub:
+            yield Violation("hubs", f"by the rules the hub of {room_id} is {rulebook.hub}; {hub} takes itself for it")
         # A hub that took the room over may have got an event redacted already, and then notes nobody as its redacter.
         targets = {pdu.content.get("redacts") for pdu in pdus if pdu.type == "m.room.redaction"}
         for held in order:
