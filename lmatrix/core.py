@@ -21,12 +21,14 @@ from lmatrix import __version__
 from lmatrix.config.federation import FederationConfig
 from lmatrix.devices.floor import DevicesFloor, DeviceStores
 from lmatrix.devices.interfaces import SyncWaker
+from lmatrix.directory.floor import DirectoryFloor, DirectoryStores
 from lmatrix.federation.allowed_servers import OnlyFrom, OnlyTo
 from lmatrix.federation.authentication import Authenticator
 from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.client import RouteFinder, SignedClient
 from lmatrix.federation.delivery import FederationDelivery
 from lmatrix.federation.device_peers import HttpDevicePeers
+from lmatrix.federation.directory_peers import HttpDirectoryPeers
 from lmatrix.federation.key_fetching import KeyFetcher
 from lmatrix.federation.key_notaries import KeyNotaries
 from lmatrix.federation.keyring import ServerKeyring
@@ -43,6 +45,7 @@ from lmatrix.rooms.floor import RoomsFloor, RoomStores
 from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, EduReceiver, LocalDirectory, PendingLpdu, PendingOutcomes
+from lmatrix.rooms.invitations import StoredAccounts
 from lmatrix.rooms.registry import Rooms
 from lmatrix.storage.stores import Stores
 
@@ -84,7 +87,7 @@ class Core:
         database, stores: where everything is kept.
         keyring, fetcher: other servers' keys.
         delivery: what is owed to other servers.
-        rooms, devices: what is done for users and other servers.
+        rooms, devices, names: what is done for users and other servers; the last is the directory.
         federation: the endpoints for other servers.
         traits, transport: how other servers are talked to.
     """
@@ -96,6 +99,7 @@ class Core:
     delivery: FederationDelivery
     rooms: RoomsFloor
     devices: DevicesFloor
+    names: DirectoryFloor
     federation: RouteTable
     traits: StoredPeerTraits
     transport: ClosingTransport
@@ -116,6 +120,7 @@ class Core:
         await self.delivery.start()
         await self.rooms.resender.resume()
         self.rooms.recovery.start()
+        await self.names.changes.resume()
 
     def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """The steps of the way down, once no requests come in any more; each is to be taken whatever became of others.
@@ -124,6 +129,7 @@ class Core:
         """
         return (
             self.rooms.recovery.stop,
+            self.names.stop,
             self.delivery.stop,
             self.rooms.rooms.idle,
             self.devices.stop,
@@ -245,6 +251,7 @@ def build_core(
             client_transactions=stores.accounts,
             directory=stores.accounts,
             restoration=stores.restoration,
+            profiles=stores.profiles,
         ),
         keyring=keyring,
         peers=peers,
@@ -261,6 +268,17 @@ def build_core(
     )
     outcomes.target = rooms.outbox
     room_servers.target = rooms.rooms
+
+    names = DirectoryFloor.build(
+        identity.server_name,
+        database,
+        DirectoryStores(profiles=stores.profiles, aliases=stores.aliases, memberships=stores.sharing),
+        accounts=directory or StoredAccounts(database, stores.accounts),
+        peers=HttpDirectoryPeers(client, traits.memory),
+        rooms=rooms.rooms,
+        sender=rooms.local_users,
+        clock=reactor,
+    )
 
     # Towards us.
     authenticator: Authenticates = Authenticator(
@@ -282,6 +300,8 @@ def build_core(
         rooms.heads,
         devices.directory,
         devices.claims,
+        names.profiles,
+        names.aliases,
         max_send_body=federation.limits.transaction_bytes,
     )
     return Core(
@@ -292,6 +312,7 @@ def build_core(
         delivery=delivery,
         rooms=rooms,
         devices=devices,
+        names=names,
         federation=attrs.evolve(table, max_in_flight=federation.limits.concurrent_requests),
         traits=traits,
         transport=transport,

@@ -58,6 +58,32 @@ class BadRequest(LMatrixError):
     """A request that is JSON, but lacks something or has something of the wrong type or count."""
 
 
+class MissingParam(BadRequest):
+    """A request without a parameter that it must have.
+
+    Args:
+        name: the parameter's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"parameter {name} is required")
+        self.name = name
+
+
+class InvalidParam(BadRequest):
+    """A request with a parameter of the right type, but of no use.
+
+    Args:
+        name: the parameter's.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
 class TooLarge(LMatrixError):
     """A request or an answer beyond its size limit."""
 
@@ -295,8 +321,32 @@ class PeerMisbehaved(PeerError):
     """The peer answered 200, but with something that does not parse or does not verify."""
 
 
-# -- Local users
-# --------------------------------------------------------------------------------------------------------
+# -- Local users ------------------------------------------------------------------------------------------------------
+
+
+class AliasTaken(LMatrixError):
+    """A room alias that somebody wants to make exists already.
+
+    Args:
+        alias: the alias.
+    """
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"the room alias {alias} exists already")
+        self.alias = alias
+
+
+class BadAlias(LMatrixError):
+    """A room is to be known by an alias that does not lead to it (Client-Server API, ``m.room.canonical_alias``).
+
+    Args:
+        alias: the alias.
+        reason: where it leads instead, or why that cannot be told.
+    """
+
+    def __init__(self, alias: str, reason: str) -> None:
+        super().__init__(f"the room alias {alias} {reason}")
+        self.alias = alias
 
 
 class UnknownToken(LMatrixError):

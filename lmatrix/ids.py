@@ -5,6 +5,8 @@ function takes anything and returns the same string, or raises :class:`~lmatrix.
 
 Identifiers are compared byte for byte: nothing here changes case, and two server names which differ in case only are
 two servers. Limits count bytes; every identifier is ASCII, so bytes are characters once the grammar has been checked.
+The one exception is the room alias, which the I-D leaves to Matrix (specification v1.11, appendix "Room Aliases"): its
+localpart has whatever characters people write with.
 
 Two points go beyond the letter of the I-D:
 
@@ -22,7 +24,7 @@ from ipaddress import AddressValueError, IPv6Address
 from lmatrix.errors import InvalidIdentifier
 
 MAX_ID_BYTES = 255
-"""Longest user ID, room ID, event ID, device ID or key ID."""
+"""Longest user ID, room ID, room alias, event ID, device ID or key ID."""
 
 MAX_ROOM_VERSION_BYTES = 128
 MAX_HOSTNAME_BYTES = 255
@@ -35,6 +37,7 @@ _SERVER_NAME = rf"(?:{_LABEL}(?:\.{_LABEL})*|(\[[0-9A-Fa-f:.]{{2,45}}\]))(?::([0
 _server_name = re.compile(_SERVER_NAME).fullmatch
 _user_id = re.compile(rf"@[0-9a-z._=/+-]+:{_SERVER_NAME}").fullmatch
 _room_id = re.compile(rf"![0-9A-Za-z._~-]+:{_SERVER_NAME}").fullmatch
+_room_alias = re.compile(rf"#[^:\x00\ud800-\udfff]+:{_SERVER_NAME}").fullmatch
 _event_id = re.compile(r"\$[0-9A-Za-z_-]+").fullmatch
 _room_version_id = re.compile(r"(?:I\.)?[0-9a-z.-]+").fullmatch
 _device_id = re.compile(r"[0-9A-Za-z_]+").fullmatch
@@ -84,6 +87,22 @@ def room_id(value: object) -> str:
         raise _invalid("room ID", value, "expected !localpart:server, the localpart of A-Z, a-z, 0-9 and any of -.~_")
     _check_server_parts("room ID", match)
     return _short("room ID", match[0])
+
+
+def room_alias(value: object) -> str:
+    """Check a room alias, ``#localpart:server``.
+
+    Raises:
+        InvalidIdentifier: anything else.
+    """
+    match = _room_alias(value) if isinstance(value, str) else None
+    if match is None:
+        raise _invalid("room alias", value, "expected #localpart:server, the localpart without colons")
+    _check_server_parts("room alias", match)
+    size = len(match[0].encode())
+    if size > MAX_ID_BYTES:
+        raise _invalid("room alias", match[0], f"{size} bytes; {MAX_ID_BYTES} are allowed")
+    return match[0]
 
 
 def event_id(value: object) -> str:
@@ -136,7 +155,7 @@ def is_key_id(text: str) -> bool:
 
 
 def server_of(user_or_room_id: str) -> str:
-    """The server name in a user ID or room ID that has been checked.
+    """The server name in a user ID, room ID or room alias that has been checked.
 
     Raises:
         InvalidIdentifier: there is none in it.

@@ -177,6 +177,7 @@ def build_server(
                     receipts=stores.receipts,
                     sharing=stores.sharing,
                 ),
+                names=core.names,
                 notifier=notifier,
                 passwords=Passwords(partial(deferToThreadPool, reactor, reactor.getThreadPool())),
                 clock=reactor,

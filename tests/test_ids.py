@@ -19,6 +19,7 @@ CHECKS: dict[str, Callable[[object], str]] = {
     "server_name": ids.server_name,
     "user_id": ids.user_id,
     "room_id": ids.room_id,
+    "room_alias": ids.room_alias,
     "event_id": ids.event_id,
     "room_version_id": ids.room_version_id,
     "device_id": ids.device_id,

@@ -8,7 +8,7 @@ transaction first and never commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lmatrix.devices.edus import Receipt
@@ -189,7 +189,9 @@ class AccountStore(Protocol):
 class LocalUsers(Protocol):
     """What local users do in rooms: :class:`lmatrix.rooms.local_users.LocalUsers`, which says what each raises."""
 
-    async def create_room(self, creator: str, version: str, plan: RoomPlan) -> str: ...
+    async def create_room(
+        self, creator: str, version: str, plan: RoomPlan, beside: Callable[[Any, str], None] | None = None
+    ) -> str: ...
 
     async def send(
         self,

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmatrix import ids
+from lmatrix.client_api.aliases import room_named
 from lmatrix.client_api.auth import Requester
 from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import ClientApiError, invalid_param, unknown
 from lmatrix.client_api.fields import reason_of, room_id_in, user_id_in
 from lmatrix.client_api.interfaces import LocalUsers, TimelineStore
-from lmatrix.errors import Forbidden, InvalidIdentifier, NotFound
+from lmatrix.directory.aliases import Aliases
+from lmatrix.errors import Forbidden, InvalidIdentifier
 from lmatrix.http.messages import JsonObject, JsonRequest
 from lmatrix.rooms.interfaces import Database
 
@@ -27,11 +29,13 @@ class Membership:
 
     Args:
         rooms: carries them out.
+        aliases: where they lead.
         database, timeline: for the present membership of whom it concerns.
     """
 
-    def __init__(self, rooms: LocalUsers, database: Database, timeline: TimelineStore) -> None:
+    def __init__(self, rooms: LocalUsers, aliases: Aliases, database: Database, timeline: TimelineStore) -> None:
         self._rooms = rooms
+        self._aliases = aliases
         self._database = database
         self._timeline = timeline
 
@@ -58,20 +62,23 @@ class Membership:
         return {}
 
     async def _join_room(self, request: JsonRequest, requester: Requester) -> Answer:
-        return await self._join_known(room_id_in(request.params), request, requester)
+        body, via = request.json_or_empty(), _servers_named(request)
+        room_id = room_id_in(request.params)
+        return {"room_id": await self._rooms.join(requester.user_id, room_id, via, reason_of(body))}
 
     async def _join(self, request: JsonRequest, requester: Requester) -> Answer:
-        return await self._join_known(_room_named(request), request, requester)
+        room_id, via, reason = await self._asked_for(request)
+        return {"room_id": await self._rooms.join(requester.user_id, room_id, via, reason)}
 
     async def _knock(self, request: JsonRequest, requester: Requester) -> Answer:
-        room_id, body = _room_named(request), request.json_or_empty()
-        via = _servers_named(request)
-        return {"room_id": await self._rooms.knock(requester.user_id, room_id, via, reason_of(body))}
+        room_id, via, reason = await self._asked_for(request)
+        return {"room_id": await self._rooms.knock(requester.user_id, room_id, via, reason)}
 
-    async def _join_known(self, room_id: str, request: JsonRequest, requester: Requester) -> Answer:
-        body = request.json_or_empty()
-        via = _servers_named(request)
-        return {"room_id": await self._rooms.join(requester.user_id, room_id, via, reason_of(body))}
+    async def _asked_for(self, request: JsonRequest) -> tuple[str, Sequence[str], str | None]:
+        """The room, the servers to go through, and the reason; nobody is asked before all of it has been read."""
+        reason, via = reason_of(request.json_or_empty()), _servers_named(request)
+        room = await room_named(request, self._aliases)
+        return room.room_id, [*room.servers, *via], reason
 
     async def _leave(self, request: JsonRequest, requester: Requester) -> Answer:
         room_id, body = room_id_in(request.params), request.json_or_empty()
@@ -116,14 +123,6 @@ class Membership:
         """``None`` for somebody who never had to do with the room."""
         found = await self._database.read(lambda tx: self._timeline.user_in_room(tx, room_id, user_id))
         return None if found is None else found.membership
-
-
-def _room_named(request: JsonRequest) -> str:
-    """The room ID of a path that may have an alias instead."""
-    room = request.params["roomIdOrAlias"]
-    if room.startswith("#"):
-        raise NotFound(f"The room alias {room[: ids.MAX_ID_BYTES]} is not known: this server has no room aliases")
-    return room_id_in(request.params, "roomIdOrAlias")
 
 
 def _servers_named(request: JsonRequest) -> Sequence[str]:

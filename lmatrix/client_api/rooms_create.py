@@ -1,20 +1,24 @@
 """Making rooms (Client-Server API v1.11, ``POST /createRoom``).
 
 Owns: reading what the client asked for into a :class:`~lmatrix.events.creation.RoomPlan`. Which events that comes to is
-:mod:`lmatrix.events.creation`'s matter. What this server cannot do (aliases, third-party invites) is refused, not
-ignored.
+:mod:`lmatrix.events.creation`'s matter. What this server cannot do (third-party invites) is refused, not ignored. A
+room and its alias are made together, or neither.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from lmatrix.client_api.auth import Requester
 from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import ClientApiError, bad_json, invalid_param
 from lmatrix.client_api.fields import optional_flag, optional_list, optional_object, optional_string, user_id
 from lmatrix.client_api.interfaces import LocalUsers
-from lmatrix.errors import EventRejected, SchemaViolation
+from lmatrix.directory.aliases import Aliases
+from lmatrix.directory.canonical_alias import CANONICAL_ALIAS, aliases_named
+from lmatrix.errors import AliasTaken, BadAlias, EventRejected, SchemaViolation
 from lmatrix.events.creation import InitialEvent, Preset, RoomPlan
 from lmatrix.events.room_versions import room_version
 from lmatrix.http.messages import JsonObject, JsonRequest
@@ -30,11 +34,13 @@ class RoomCreation:
 
     Args:
         rooms: makes the room.
+        aliases: makes its alias.
         default_room_version: for clients that name none.
     """
 
-    def __init__(self, rooms: LocalUsers, default_room_version: str) -> None:
+    def __init__(self, rooms: LocalUsers, aliases: Aliases, default_room_version: str) -> None:
         self._rooms = rooms
+        self._aliases = aliases
         self._default_room_version = default_room_version
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -45,9 +51,21 @@ class RoomCreation:
         body = request.json_or_empty()
         version = optional_string(body, "room_version")
         identifier = room_version(self._default_room_version if version is None else version).identifier
-        plan = plan_of(body)
+        plan, localpart = plan_of(body), optional_string(body, "room_alias_name")
+        creator = requester.user_id
         try:
-            room_id = await self._rooms.create_room(requester.user_id, identifier, plan)
+            if localpart is None:
+                room_id = await self._rooms.create_room(creator, identifier, plan)
+            else:
+                alias = await self._aliases.free(localpart)
+                room_id = await self._rooms.create_room(
+                    creator,
+                    identifier,
+                    attrs.evolve(plan, alias=alias),
+                    lambda tx, room_id: self._aliases.claim(tx, alias, room_id, creator),
+                )
+        except AliasTaken as taken:
+            raise ClientApiError(400, "M_ROOM_IN_USE", str(taken)) from taken
         except (EventRejected, SchemaViolation) as impossible:
             # Not the creator is refused, but the state that was asked for: there is no room with it.
             raise ClientApiError(400, "M_INVALID_ROOM_STATE", str(impossible)) from impossible
@@ -60,8 +78,6 @@ def plan_of(body: JsonObject) -> RoomPlan:
     Raises:
         ClientApiError: something in it has the wrong type, or cannot be done here.
     """
-    if body.get("room_alias_name") is not None:
-        raise invalid_param("room_alias_name", "this server has no room aliases")
     if optional_list(body, "invite_3pid"):
         raise ClientApiError(403, "M_THREEPID_DENIED", "This server invites by user ID only")
     return RoomPlan(
@@ -117,4 +133,7 @@ def _initial_event(value: Any) -> InitialEvent:
     event_type, state_key, content = value.get("type"), value.get("state_key", ""), value.get("content")
     if not isinstance(event_type, str) or not isinstance(state_key, str) or not isinstance(content, dict):
         raise bad_json("initial_state", "a list of objects with a type, a content and possibly a state_key")
+    if event_type == CANONICAL_ALIAS and not state_key:
+        for alias in aliases_named(content):
+            raise BadAlias(alias, "does not lead to a room that is yet to be made; ask for it as room_alias_name")
     return InitialEvent(event_type, state_key, content)

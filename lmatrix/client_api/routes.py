@@ -13,6 +13,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.client_api.access import RoomAccess
+from lmatrix.client_api.aliases import AliasEndpoints
 from lmatrix.client_api.auth import Authenticator
 from lmatrix.client_api.device_lists import DeviceListReader
 from lmatrix.client_api.device_management import DeviceManagement
@@ -33,6 +34,7 @@ from lmatrix.client_api.membership import Membership
 from lmatrix.client_api.messages import Messages
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.passwords import Passwords
+from lmatrix.client_api.profiles import ProfileEndpoints
 from lmatrix.client_api.reading import Reading
 from lmatrix.client_api.reauthentication import PasswordAgain
 from lmatrix.client_api.registration import Registration
@@ -46,6 +48,7 @@ from lmatrix.client_api.sync.reader import SyncReader
 from lmatrix.client_api.to_device import SendToDevice
 from lmatrix.devices.floor import DevicesFloor
 from lmatrix.devices.interfaces import SharingStore, ToDeviceStore
+from lmatrix.directory.floor import DirectoryFloor
 from lmatrix.http.errors import refusal
 from lmatrix.http.limits import RateLimiter
 from lmatrix.http.messages import JsonRequest
@@ -82,6 +85,7 @@ class ClientApiParts:
         rooms: what users do in rooms.
         devices: devices, and what users do beside rooms.
         beside: its stores.
+        names: what users and rooms are called.
         notifier: wakes ``/sync``; the rooms tell it.
         passwords: hashes and checks.
         clock: the time.
@@ -100,6 +104,7 @@ class ClientApiParts:
     rooms: LocalUsers
     devices: DevicesFloor
     beside: BesideStores
+    names: DirectoryFloor
     notifier: Notifier
     passwords: Passwords
     clock: IReactorTime
@@ -113,7 +118,7 @@ def client_routes(parts: ClientApiParts) -> RouteTable:
     """The client API's route table."""
     authenticator = Authenticator(parts.database, parts.account_store)
     routes = [Route("GET", "/_matrix/client/versions", versions, "versions")]
-    for endpoint in _endpoints(parts):
+    for endpoint in _endpoints(parts, authenticator):
         if isinstance(endpoint, OpenEndpoint):
             handler, long_poll = _open(endpoint), False
         else:
@@ -125,14 +130,14 @@ def client_routes(parts: ClientApiParts) -> RouteTable:
     return RouteTable("client", routes, cors=True)
 
 
-def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
+def _endpoints(parts: ClientApiParts, authenticator: Authenticator) -> list[Endpoint | OpenEndpoint]:
     database, store, timeline, accounts = (
         parts.database,
         parts.room_store,
         parts.timeline_store,
         parts.account_store,
     )
-    floor, beside = parts.devices, parts.beside
+    floor, beside, names = parts.devices, parts.beside, parts.names
     access = RoomAccess(store, timeline)
     registration = Registration(
         parts.server_name,
@@ -154,7 +159,7 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         rng=parts.rng,
         limiter=parts.limits.login,
     )
-    start_up = StartUp(parts.default_room_version, database=database, accounts=accounts, server_name=parts.server_name)
+    start_up = StartUp(parts.default_room_version, database=database, accounts=accounts)
     lists = DeviceListReader(store, timeline, beside.devices, beside.sharing)
     keys = Keys(
         floor.devices,
@@ -165,6 +170,15 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         lists=lists,
         clock=parts.clock,
     )
+    aliases = AliasEndpoints(
+        names.aliases,
+        names.canonical,
+        authenticator,
+        database=database,
+        store=store,
+        timeline=timeline,
+        sharing=beside.sharing,
+    )
     password_again = PasswordAgain(database, accounts, parts.passwords, parts.rng, parts.limits.login)
     beside_reader = BesideReader(beside.to_device, beside.one_time_keys, beside.receipts, lists)
     reader = SyncReader(store, timeline, parts.invite_store, accounts, beside_reader)
@@ -173,9 +187,11 @@ def _endpoints(parts: ClientApiParts) -> list[Endpoint | OpenEndpoint]:
         *registration.endpoints(),
         *login.endpoints(),
         *start_up.endpoints(),
-        *RoomCreation(parts.rooms, parts.default_room_version).endpoints(),
-        *Membership(parts.rooms, database, timeline).endpoints(),
-        *Sending(parts.rooms, database, timeline).endpoints(),
+        *ProfileEndpoints(names.profiles, names.changes, authenticator).endpoints(),
+        *aliases.endpoints(),
+        *RoomCreation(parts.rooms, names.aliases, parts.default_room_version).endpoints(),
+        *Membership(parts.rooms, names.aliases, database, timeline).endpoints(),
+        *Sending(parts.rooms, names.canonical, database, timeline).endpoints(),
         *State(database, store, timeline, accounts, access, parts.clock).endpoints(),
         *Messages(database, store, timeline, accounts, access, parts.rooms, parts.clock).endpoints(),
         *keys.endpoints(),

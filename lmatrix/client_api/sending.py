@@ -2,7 +2,8 @@
 
 Owns: ``PUT …/send``, ``PUT …/state`` and ``PUT …/redact``. Each waits until the room has the event (or the hub has said
 why not), so that the event ID answered is the final one. A membership that a client sets by hand as state takes the
-same way as by its own endpoint, since it may need another server.
+same way as by its own endpoint, since it may need another server; the aliases that a room is to call itself are looked
+up first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import bad_json, invalid_param
 from lmatrix.client_api.fields import reason_of, room_id_in, user_id
 from lmatrix.client_api.interfaces import LocalUsers, TimelineStore
+from lmatrix.directory.canonical_alias import CANONICAL_ALIAS, CanonicalAliases
 from lmatrix.errors import InvalidIdentifier
 from lmatrix.http.messages import JsonObject, JsonRequest
 from lmatrix.rooms.interfaces import Database
@@ -26,11 +28,15 @@ class Sending:
 
     Args:
         rooms: carries them out.
+        canonical: what rooms may call themselves.
         database, timeline: for the sender's present membership.
     """
 
-    def __init__(self, rooms: LocalUsers, database: Database, timeline: TimelineStore) -> None:
+    def __init__(
+        self, rooms: LocalUsers, canonical: CanonicalAliases, database: Database, timeline: TimelineStore
+    ) -> None:
         self._rooms = rooms
+        self._canonical = canonical
         self._database = database
         self._timeline = timeline
 
@@ -70,6 +76,8 @@ class Sending:
         state_key = request.params.get("stateKey", "")
         if event_type == MEMBER:
             return await self._put_member(room_id, requester, state_key, content)
+        if event_type == CANONICAL_ALIAS and not state_key:
+            await self._canonical.check(room_id, content)
         event_id = await self._rooms.send(room_id, requester.user_id, event_type, content, state_key=state_key)
         return {"event_id": event_id}
 

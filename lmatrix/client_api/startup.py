@@ -1,8 +1,8 @@
-"""What clients ask for before anything else: versions, capabilities, push rules, filters, profiles.
+"""What clients ask for before anything else: versions, capabilities, push rules, filters.
 
-Owns: those small endpoints. There are no push rules and no profiles here yet: the rule set is empty and a local user's
-profile is, so that clients which insist on asking can go on. Source: Client-Server API v1.11, "API Versions",
-"Capabilities negotiation", "Filtering", "Push Rules: API", "Profiles".
+Owns: those small endpoints. There are no push rules here yet: the rule set is empty, so that clients which insist on
+asking can go on. Source: Client-Server API v1.11, "API Versions", "Capabilities negotiation", "Filtering", "Push Rules:
+API".
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 
 from lmatrix import canonical_json
 from lmatrix.client_api.auth import Requester
-from lmatrix.client_api.endpoints import Answer, Endpoint, OpenEndpoint
-from lmatrix.client_api.fields import user_id
+from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.filters import parse_sync_filter
 from lmatrix.client_api.interfaces import AccountStore
 from lmatrix.errors import Forbidden, NotFound, TooLarge
@@ -38,19 +37,15 @@ class StartUp:
 
     Args:
         default_room_version: of rooms whose creator does not choose.
-        database, accounts: for filters, and for who exists.
-        server_name: ours.
+        database, accounts: for filters.
     """
 
-    def __init__(
-        self, default_room_version: str, *, database: Database, accounts: AccountStore, server_name: str
-    ) -> None:
+    def __init__(self, default_room_version: str, *, database: Database, accounts: AccountStore) -> None:
         self._default_room_version = default_room_version
         self._database = database
         self._accounts = accounts
-        self._server_name = server_name
 
-    def endpoints(self) -> tuple[Endpoint | OpenEndpoint, ...]:
+    def endpoints(self) -> tuple[Endpoint, ...]:
         """What it answers."""
         return (
             Endpoint("GET", "/capabilities", self._capabilities, "capabilities"),
@@ -58,7 +53,6 @@ class StartUp:
             Endpoint("GET", "/pushrules/global/", self._global_push_rules, "pushrules"),
             Endpoint("POST", "/user/{userId}/filter", self._put_filter, "put_filter", MAX_FILTER_BYTES),
             Endpoint("GET", "/user/{userId}/filter/{filterId}", self._get_filter, "get_filter"),
-            OpenEndpoint("GET", "/profile/{userId}", self._profile, "profile"),
         )
 
     async def _capabilities(self, request: JsonRequest, requester: Requester) -> Answer:
@@ -71,8 +65,8 @@ class StartUp:
             "capabilities": {
                 "m.room_versions": {"default": self._default_room_version, "available": available},
                 "m.change_password": off,
-                "m.set_displayname": off,
-                "m.set_avatar_url": off,
+                "m.set_displayname": {"enabled": True},
+                "m.set_avatar_url": {"enabled": True},
                 "m.3pid_changes": off,
                 "m.get_login_token": off,
             }
@@ -102,14 +96,6 @@ class StartUp:
             raise NotFound("No such filter")
         definition: Answer = json.loads(encoded)
         return definition
-
-    async def _profile(self, request: JsonRequest) -> Answer:
-        whose = user_id(request.params["userId"], "userId")
-        if whose.partition(":")[2] != self._server_name or not await self._database.read(
-            lambda tx: self._accounts.user_exists(tx, whose)
-        ):
-            raise NotFound(f"No profile of {whose} is known")
-        return {}
 
     def _own(self, request: JsonRequest, requester: Requester) -> None:
         if request.params["userId"] != requester.user_id:

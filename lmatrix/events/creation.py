@@ -48,6 +48,7 @@ class RoomPlan:
         public: whether the room's ``visibility`` is ``public``.
         invite: user IDs to invite once the room is there.
         is_direct: whether those invites are marked as direct chats.
+        alias: the room's main alias.
         initial_state: state that goes before what the preset would set, but not before ``name`` and ``topic``.
         creation_content: further content of ``m.room.create``.
         power_level_content_override: replaces top-level fields of the power levels.
@@ -59,6 +60,7 @@ class RoomPlan:
     topic: str | None = None
     invite: tuple[str, ...] = ()
     is_direct: bool = False
+    alias: str | None = None
     initial_state: tuple[InitialEvent, ...] = ()
     creation_content: Mapping[str, Any] = attrs.field(factory=dict)
     power_level_content_override: Mapping[str, Any] = attrs.field(factory=dict)
@@ -76,11 +78,14 @@ _GUEST_ACCESS: Final = {
 }
 
 
-def initial_events(plan: RoomPlan, version: RoomVersion, creator: str) -> list[InitialEvent]:
+def initial_events(
+    plan: RoomPlan, version: RoomVersion, creator: str, called: Mapping[str, Any] | None = None
+) -> list[InitialEvent]:
     """The events of a new room, in order: create, the creator's join, power levels, and what was asked for.
 
     Args:
         creator: user ID of the creator, who sends all of them.
+        called: the creator's display name and avatar, as member events have them.
 
     Raises:
         BadRequest: ``initial_state`` has an event that only the server makes.
@@ -93,10 +98,14 @@ def initial_events(plan: RoomPlan, version: RoomVersion, creator: str) -> list[I
     events = [
         # The version is not the creator's to override.
         _state("m.room.create", {**plan.creation_content, "room_version": version.identifier}),
-        InitialEvent("m.room.member", creator, {"membership": "join"}),
+        InitialEvent("m.room.member", creator, {"membership": "join", **(called or {})}),
         # Power levels that were asked for take the place of the server's: they decide on all that follows.
         asked.pop(("m.room.power_levels", ""), None) or _power_levels(plan, preset, creator),
     ]
+    if plan.alias is not None:
+        alias = _state("m.room.canonical_alias", {"alias": plan.alias})
+        asked.pop((alias.type, alias.state_key), None)
+        events.append(alias)
     for event in _of_preset(preset):
         if (event.type, event.state_key) not in asked:
             events.append(event)

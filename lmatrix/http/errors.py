@@ -107,6 +107,8 @@ _ROWS: Mapping[type[errors.LMatrixError], _Row | Callable[[Any], _Row]] = {
     errors.UnsafeJson: _Row(400, "M_BAD_JSON"),
     errors.InvalidIdentifier: _Row(400, "M_BAD_JSON"),
     errors.BadRequest: _Row(400, "M_BAD_JSON"),
+    errors.MissingParam: _Row(400, "M_MISSING_PARAM"),
+    errors.InvalidParam: _Row(400, "M_INVALID_PARAM"),
     errors.TooLarge: _Row(413, "M_TOO_LARGE"),
     errors.EventDropped: _Row(400, "M_BAD_JSON"),
     errors.SchemaViolation: _Row(400, "M_BAD_JSON"),
@@ -131,6 +133,8 @@ _ROWS: Mapping[type[errors.LMatrixError], _Row | Callable[[Any], _Row]] = {
     errors.PeerUnreachable: _Row(502, "M_UNKNOWN"),
     errors.PeerRefused: _row_for_peer_refused,
     errors.PeerMisbehaved: _Row(502, "M_UNKNOWN"),
+    errors.AliasTaken: _Row(409, "M_UNKNOWN"),
+    errors.BadAlias: _Row(400, "M_BAD_ALIAS"),
     errors.UnknownToken: _row_for_unknown_token,
     errors.SendFailed: _row_for_send_failed,
 }

@@ -33,6 +33,7 @@ from lmatrix.rooms.interfaces import (
     Keyring,
     LocalAudience,
     LocalDirectory,
+    MemberProfiles,
     MembershipWatcher,
     Peers,
     PendingLpduStore,
@@ -68,6 +69,7 @@ class RoomStores:
     client_transactions: ClientTransactionStore
     directory: AccountLookup
     restoration: RestorationStore
+    profiles: MemberProfiles
 
 
 @attrs.frozen(slots=True)
@@ -162,6 +164,7 @@ class RoomsFloor:
             database,
             stores.rooms,
             stores.client_transactions,
+            stores.profiles,
             audience,
             watcher,
             timestamps,

@@ -468,6 +468,15 @@ class LocalDirectory(Protocol):
         """``user_id`` bears our server name."""
 
 
+class MemberProfiles(Protocol):
+    """What our users are called."""
+
+    def member_fields(self, tx: Any, user_id: str) -> JsonObject:
+        """What a member event says of its user besides the membership: ``displayname`` and ``avatar_url``, as far as
+        the user has set them.
+        """
+
+
 class EduReceiver(Protocol):
     """Where EDUs from other servers go (I-D "Ephemeral Data Units")."""
 

@@ -31,6 +31,7 @@ from lmatrix.rooms.interfaces import (
     Database,
     JsonObject,
     LocalAudience,
+    MemberProfiles,
     MembershipWatcher,
     Peers,
     RoomStore,
@@ -70,6 +71,7 @@ class LocalUsers:
         rooms, hub, outbox, inviter, invitations, joiner, departer, knocker, scrollback, transfer: who carries it out.
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
+        profiles: what users are called, for their member events.
         audience, watcher: told of joins, whose log starts past the sequencer.
         timestamps, clock, rng: time of events, names of rooms.
     """
@@ -93,6 +95,7 @@ class LocalUsers:
         database: Database,
         store: RoomStore,
         client_transactions: ClientTransactionStore,
+        profiles: MemberProfiles,
         audience: LocalAudience,
         watcher: MembershipWatcher,
         timestamps: Timestamps,
@@ -114,6 +117,7 @@ class LocalUsers:
         self._database = database
         self._store = store
         self._client_transactions = client_transactions
+        self._profiles = profiles
         self._audience = audience
         self._watcher = watcher
         self._timestamps = timestamps
@@ -121,10 +125,16 @@ class LocalUsers:
         self._rng = rng
         self._in_flight: dict[tuple[ClientTransaction, str], list[Deferred[str]]] = {}
 
-    async def create_room(self, creator: str, version: str, plan: RoomPlan) -> str:
+    async def create_room(
+        self, creator: str, version: str, plan: RoomPlan, beside: Callable[[Any, str], None] | None = None
+    ) -> str:
         """Make a room whose hub is this server; returns its room ID, once it is on disk.
 
         The plan's invitees are invited afterwards; an invite that fails is logged and does not undo the room.
+
+        Args:
+            beside: called with the transaction and the room ID, to write what must be on disk together with the room;
+                what it raises, there is no room.
 
         Raises:
             UnsupportedRoomVersion: we do not know that version.
@@ -134,13 +144,15 @@ class LocalUsers:
         room_id = f"!{''.join(self._rng.choices(ROOM_ID_ALPHABET, k=18))}:{self._identity.server_name}"
         events = [
             LocalEvent(one.type, creator, one.content, self._timestamps.next(creator), one.state_key)
-            for one in initial_events(plan, chosen, creator)
+            for one in initial_events(plan, chosen, creator, await self._called(creator))
         ]
 
         def decide(draft: RoomDraft) -> list[Sequenced]:
             return [take_local(draft, event, self._identity) for event in events]
 
-        await self._rooms.create(room_id, chosen, decide, len(events))
+        await self._rooms.create(
+            room_id, chosen, decide, len(events), None if beside is None else lambda tx: beside(tx, room_id)
+        )
         self.log.info(
             "{room_id}: created by {creator}, version {version}", room_id=room_id, creator=creator, version=version
         )
@@ -227,7 +239,7 @@ class LocalUsers:
         """
         loaded = await self._participating(room_id, sender)
         room = loaded.room
-        content = {**(more or {}), **_member_content("invite", reason)}
+        content = {**await self._called(target), **(more or {}), **_member_content("invite", reason)}
         if is_direct:
             content["is_direct"] = True
         if room.is_hub:
@@ -261,7 +273,7 @@ class LocalUsers:
             EventRejected, SendFailed: the room does not let the user in.
             NotFound, PeerError: it could not be found, or its hub does not let us in.
         """
-        content = {**(more or {}), **_member_content("join", reason)}
+        content = {**await self._called(user_id), **(more or {}), **_member_content("join", reason)}
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
             invite = await self._invitations.pending(user_id, room_id)
@@ -289,7 +301,7 @@ class LocalUsers:
             EventRejected, SendFailed: one cannot knock on this room.
             NotFound, PeerError: it could not be found, or its hub does not take the knock.
         """
-        content = _member_content("knock", reason)
+        content = {**await self._called(user_id), **_member_content("knock", reason)}
         loaded = await self._rooms.loaded(room_id)
         if loaded is not None and loaded.room.is_participating:
             await self._send(loaded, user_id, "m.room.member", content, user_id, None)
@@ -408,6 +420,12 @@ class LocalUsers:
             keys=self._identity.keys,
             state_key=state_key,
         )
+
+    async def _called(self, user_id: str) -> JsonObject:
+        """What our member events about a user say besides the membership; nothing about other servers' users."""
+        if server_of(user_id) != self._identity.server_name:
+            return {}
+        return await self._database.read(lambda tx: self._profiles.member_fields(tx, user_id))
 
     async def _participating(self, room_id: str, user_id: str) -> LoadedRoom:
         loaded = await self._rooms.loaded(room_id)

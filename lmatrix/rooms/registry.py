@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -180,14 +180,23 @@ class Rooms:
         version: RoomVersion,
         decide: Callable[[RoomDraft], T],
         events: int,
+        beside: Callable[[Any], None] | None = None,
     ) -> tuple[LoadedRoom, T]:
-        """Make a new room whose first events ``decide`` appends; on disk with all of them, or not at all."""
+        """Make a new room whose first events ``decide`` appends; on disk with all of them, or not at all.
+
+        Args:
+            beside: called with the transaction, to write what belongs to the room; what it raises, there is no room.
+        """
         room = Room(room_id, version, self._server_name, StateMap(), 0, None, 1)
         loaded = self._with_sequencer(room)
         sequencer = loaded.sequencer
-        outcome = await sequencer.submit(
-            decide, events=events, ahead=lambda tx: self._store.insert_room(tx, room_id, version.identifier, 1)
-        )
+
+        def ahead(tx: Any) -> None:
+            self._store.insert_room(tx, room_id, version.identifier, 1)
+            if beside is not None:
+                beside(tx)
+
+        outcome = await sequencer.submit(decide, events=events, ahead=ahead)
         self._loaded[room_id] = loaded
         self._forget_idle()
         return loaded, outcome

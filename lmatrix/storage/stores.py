@@ -9,12 +9,14 @@ from __future__ import annotations
 import attrs
 
 from lmatrix.storage.accounts import SqlAccountStore
+from lmatrix.storage.aliases import SqlAliasStore
 from lmatrix.storage.delivery import SqlDeliveryStore
 from lmatrix.storage.devices import SqlDeviceStore
 from lmatrix.storage.invites import SqlInviteStore
 from lmatrix.storage.one_time_keys import SqlOneTimeKeyStore
 from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
+from lmatrix.storage.profiles import SqlProfileStore
 from lmatrix.storage.receipts import SqlReceiptStore
 from lmatrix.storage.replication import SqlMirrorStore
 from lmatrix.storage.restoration import SqlRestorationStore
@@ -46,6 +48,8 @@ class Stores:
     receipts: SqlReceiptStore
     mirrors: SqlMirrorStore
     restoration: SqlRestorationStore
+    profiles: SqlProfileStore
+    aliases: SqlAliasStore
 
     @classmethod
     def create(cls) -> Stores:
@@ -67,4 +71,6 @@ class Stores:
             receipts=SqlReceiptStore(),
             mirrors=SqlMirrorStore(),
             restoration=SqlRestorationStore(),
+            profiles=SqlProfileStore(),
+            aliases=SqlAliasStore(),
         )

@@ -30,6 +30,7 @@ from lmatrix.http.messages import JsonAnswer, JsonRequest, parse_query, split_ta
 from lmatrix.http.routes import Found, RouteTree, WrongMethod
 from lmatrix.storage.timeline import SqlTimelineStore
 from tests.devices.network import DeviceServer
+from tests.directory.network import DirectoryServer
 from tests.rooms.network import Network, Server, result_of
 
 CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -60,6 +61,7 @@ class ClientServer:
         self.server.audience = self.notifier  # type: ignore[assignment]
         self.device_server = DeviceServer(self.server, network.device_servers, self.notifier)
         self.server.floor = self.server.build()
+        self.names = DirectoryServer(self.server, network.directory_servers)
         self.timeline = SqlTimelineStore()
         self.parts = ClientApiParts(
             server_name=name,
@@ -77,6 +79,7 @@ class ClientServer:
                 receipts=self.device_server.stores.receipts,
                 sharing=self.device_server.stores.sharing,
             ),
+            names=self.names.floor,
             notifier=self.notifier,
             passwords=Passwords(maybeDeferred, hasher=CHEAP_HASHER),
             clock=network.clock,
@@ -91,7 +94,8 @@ class ClientServer:
         """Forget everything that is not in the database."""
         devices = self.device_server.build()
         self.server.restart()
-        self.parts = attrs.evolve(self.parts, devices=devices, rooms=self.server.floor.local_users)
+        names = self.names.build()
+        self.parts = attrs.evolve(self.parts, devices=devices, rooms=self.server.floor.local_users, names=names)
         self.tree = RouteTree([client_routes(self.parts)])
 
     def start(

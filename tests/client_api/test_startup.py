@@ -7,7 +7,7 @@ from tests.client_api.harness import ClientTestCase, enc
 
 
 class StartUpTests(ClientTestCase):
-    """Versions, capabilities, push rules, filters, profiles."""
+    """Versions, capabilities, push rules, filters."""
 
     def test_versions(self) -> None:
         """Nobody need be logged in; r0 and v1.11 are among them."""
@@ -16,8 +16,11 @@ class StartUpTests(ClientTestCase):
         self.assertLessEqual({"r0.6.1", "v1.1", "v1.11"}, set(answer["versions"]))
 
     def test_capabilities(self) -> None:
-        """The room versions that this server knows, and which of them is stable."""
-        versions = self.alice.ok("GET", "/capabilities")["capabilities"]["m.room_versions"]
+        """The room versions that this server knows, and which of them is stable; that profiles can be changed."""
+        capabilities = self.alice.ok("GET", "/capabilities")["capabilities"]
+        for name in ("m.set_displayname", "m.set_avatar_url"):
+            self.assertEqual(capabilities[name], {"enabled": True})
+        versions = capabilities["m.room_versions"]
         self.assertEqual(versions["default"], "I.1")
         self.assertEqual(
             versions["available"],
@@ -39,12 +42,6 @@ class StartUpTests(ClientTestCase):
         self.assert_refused(self.alice.call("GET", f"{path}/77"), 404, "M_NOT_FOUND")
         self.assert_refused(self.anna.call("GET", f"{path}/{filter_id}"), 403, "M_FORBIDDEN")
         self.assert_refused(self.alice.call("POST", path, {"room": []}), 400, "M_BAD_JSON")
-
-    def test_profiles(self) -> None:
-        """A local user has an empty profile, anybody else none."""
-        self.assertEqual(self.hub.call("GET", f"/profile/{enc(self.alice.user_id)}"), (200, {}))
-        for unknown in ("@nobody:hub.example", self.bob.user_id):
-            self.assert_refused(self.hub.call("GET", f"/profile/{enc(unknown)}"), 404, "M_NOT_FOUND")
 
 
 class RouteTests(ClientTestCase):
@@ -69,7 +66,7 @@ class RouteTests(ClientTestCase):
     def test_every_endpoint_but_a_few_asks_for_a_token(self) -> None:
         """Without a token nothing is done, whatever the endpoint."""
         opens = {
-            "versions", "login", "login_flows", "register", "register_available", "profile",
+            "versions", "login", "login_flows", "register", "register_available", "profile", "get_alias",
         }  # fmt: skip
         for route in client_routes(self.hub.parts).routes:
             if route.name in opens:

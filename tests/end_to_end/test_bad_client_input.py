@@ -190,7 +190,7 @@ class ClientInputTests(BadInputTestCase):
                 ("POST", create, {"visibility": "x"}),
                 ("POST", create, {"invite": ["nobody"]}),
                 ("POST", create, {"invite": [1]}),
-                ("POST", create, {"room_alias_name": "x"}),
+                ("POST", create, {"room_alias_name": "a b"}),
                 *(("POST", place(*room, change), {"user_id": "x"}) for change in ("invite", "kick", "ban", "unban")),
                 ("POST", place(*room, "kick"), {"user_id": self.member, "reason": "x" * 5000}),
                 *(
@@ -263,7 +263,7 @@ class ClientInputTests(BadInputTestCase):
                 ("GET", place(*room, "context", NOBODY), None),
                 ("GET", place(*room, "state", "org.example", "x"), None),
                 ("GET", place("user", self.alice.user_id, "filter", "99"), None),
-                ("POST", place("join", "#alias:example.org"), {}),
+                ("POST", place("join", f"#alias:{self.us.server_name}"), {}),
                 ("POST", place("join", f"!unknown:{self.us.server_name}"), {}),
                 ("GET", place("profile", "@nobody:" + self.us.server_name), None),
             ],

@@ -29,13 +29,14 @@ class InitialEventsTests(SynchronousTestCase):
     """What a plan comes to."""
 
     def test_order(self) -> None:
-        """Matrix's order: create, join, power levels, preset, initial state, name, topic."""
+        """Matrix's order: create, join, power levels, main alias, preset, initial state, name, topic."""
         self.assertEqual(
-            _types(name="n", topic="t", initial_state=(InitialEvent("m.room.avatar", "", {"url": "x"}),)),
+            _types(name="n", topic="t", alias="#n:x", initial_state=(InitialEvent("m.room.avatar", "", {"url": "x"}),)),
             [
                 "m.room.create",
                 "m.room.member",
                 "m.room.power_levels",
+                "m.room.canonical_alias",
                 "m.room.join_rules",
                 "m.room.history_visibility",
                 "m.room.guest_access",
@@ -57,6 +58,14 @@ class InitialEventsTests(SynchronousTestCase):
         events = _plan()
         self.assertEqual(events["m.room.member", ALICE], {"membership": "join"})
         self.assertEqual(events["m.room.power_levels", ""]["users"], {ALICE: 100})
+
+    def test_names(self) -> None:
+        """The creator is called in the member event as in the profile; the main alias is the one that was asked for."""
+        empty = (InitialEvent("m.room.canonical_alias", "", {}),)
+        plan = RoomPlan(alias="#n:x", initial_state=empty)
+        events = {event.type: event.content for event in initial_events(plan, I1, ALICE, {"displayname": "A"})}
+        self.assertEqual(events["m.room.member"], {"membership": "join", "displayname": "A"})
+        self.assertEqual(events["m.room.canonical_alias"], {"alias": "#n:x"})
 
     def test_presets(self) -> None:
         """Join rules, history visibility and guest access."""

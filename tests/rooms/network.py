@@ -35,6 +35,7 @@ from lmatrix.storage.delivery import SqlDeliveryStore
 from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.invites import SqlInviteStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
+from lmatrix.storage.profiles import SqlProfileStore
 from lmatrix.storage.restoration import SqlRestorationStore
 from lmatrix.storage.room_log import SqlRoomStore
 from lmatrix.storage.transactions import SqlTransactionStore
@@ -49,6 +50,7 @@ class Network:
     Attributes:
         other_programs: servers that do not know what is ours.
         device_servers: what :mod:`tests.devices.network` puts on top of the servers.
+        directory_servers: what :mod:`tests.directory.network` does.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Network:
         self.slow: dict[tuple[str, str], Deferred[None]] = {}
         self.device_servers: dict[str, Any] = {}
         self.other_programs: set[str] = set()
+        self.directory_servers: dict[str, Any] = {}
 
     def server(self, name: str) -> Server:
         """A new server."""
@@ -280,6 +283,7 @@ class Server:
         self.accounts = SqlAccountStore()
         self.restoration = SqlRestorationStore()
         self.invites = SqlInviteStore()
+        self.profiles = SqlProfileStore()
         self.delivery = MemoryDelivery()
         self.audience = MemoryAudience()
         self.edus: EduReceiver = MemoryEdus()
@@ -302,6 +306,7 @@ class Server:
                 client_transactions=self.accounts,
                 directory=self.accounts,
                 restoration=self.restoration,
+                profiles=self.profiles,
             ),
             keyring=MemoryKeyring(self.network),
             peers=MemoryPeers(self.network, self.name),

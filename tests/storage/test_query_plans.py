@@ -9,6 +9,8 @@ from lmatrix.devices.device_objects import DeviceObject
 from lmatrix.devices.edus import Receipt
 from lmatrix.devices.interfaces import FetchedList
 from lmatrix.devices.key_uploads import UploadedKey
+from lmatrix.directory.interfaces import StoredAlias
+from lmatrix.directory.profiles import Profile
 from lmatrix.rooms.delivery_store import DestinationState
 from lmatrix.rooms.interfaces import RoomAppend, SpanChange, StoredAnswer
 from lmatrix.rooms.key_store import StoredKey, StoredResponse, StoredServerKeys
@@ -22,6 +24,7 @@ MAY_SCAN = (
     "SELECT mirror_nid, lm_room_id, dag_room_id, stage, reason, outward_position, baseline, horizon FROM mirrors ORDER",
     "SELECT ghost, user_id FROM mirror_names",  # both at start-up
     "SELECT user_id, room_id, room_version, hub_server, canonical, stripped_state, stream FROM invites WHERE pending",
+    "SELECT user_id FROM profiles WHERE announced < changes",  # start-up; through an index that has few rows
 )
 
 PARENTS = ("INSERT INTO events", "INSERT INTO rooms")
@@ -63,6 +66,7 @@ class QueryPlanTests(StorageTestCase):
         self.write(lambda tx: self.use_others(Recorder(tx, statements)))
         self.write(lambda tx: self.use_devices(Recorder(tx, statements)))
         self.write(lambda tx: self.use_mirrors(Recorder(tx, statements)))
+        self.write(lambda tx: self.use_directory(Recorder(tx, statements)))
         self.assertGreater(len(statements), 80)
         for sql in sorted(statements):
             plan = self.read(lambda tx, sql=sql: tx.rows(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")))
@@ -229,6 +233,19 @@ class QueryPlanTests(StorageTestCase):
         accounts.devices(tx, ALICE)
         accounts.rename_device(tx, ALICE, "D", "name")
         accounts.remove_devices(tx, ALICE, ["D"])
+
+    def use_directory(self, tx: Any) -> None:
+        profiles, aliases = self.stores.profiles, self.stores.aliases
+        profiles.put_profile(tx, ALICE, Profile("A"))
+        profiles.unannounced(tx, ALICE)
+        profiles.users_unannounced(tx)
+        profiles.announced(tx, ALICE, 1)
+        aliases.put_alias(tx, StoredAlias("#a:x", ROOM, ALICE), 0)
+        aliases.alias(tx, "#a:x")
+        aliases.aliases_of_room(tx, ROOM)
+        aliases.aliases_by(tx, ALICE)
+        aliases.aliases_after(tx, "", 9)
+        aliases.remove_alias(tx, "#a:x")
 
     def use_devices(self, tx: Any) -> None:
         stores = self.stores

@@ -56,7 +56,9 @@ CLAIM_KEYS: Final = EndpointPath("claim_keys", "POST", "/_matrix/federation/v1/u
 DEVICES: Final = EndpointPath("devices", "GET", "/_matrix/federation/v1/user/devices/{userId}")
 EVENT_AUTH: Final = EndpointPath("event_auth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}")
 VERSION: Final = EndpointPath("version", "GET", "/_matrix/federation/v1/version")
-"""The last three are Matrix's, and have one form only."""
+QUERY_PROFILE: Final = EndpointPath("query_profile", "GET", "/_matrix/federation/v1/query/profile")
+QUERY_DIRECTORY: Final = EndpointPath("query_directory", "GET", "/_matrix/federation/v1/query/directory")
+"""The last five are Matrix's, and have one form only."""
 
 HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
 HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")

@@ -19,6 +19,7 @@ from lmatrix.federation.resources.invite import InviteResource, TakesInvites
 from lmatrix.federation.resources.keys import AnswersKeyQueries, KeysResource, PublishesKeys
 from lmatrix.federation.resources.membership import MembershipResource, ShakesHands
 from lmatrix.federation.resources.paths import EndpointPath
+from lmatrix.federation.resources.queries import QueriesResource, TellsProfiles, TellsWhereAliasesLead
 from lmatrix.federation.resources.send import Receives, SendResource
 from lmatrix.federation.resources.version import version
 from lmatrix.http.routes import Handler, Route, RouteTable
@@ -56,6 +57,8 @@ def federation_table(
     heads: TellsHeads,
     directory: KnowsDevices,
     claims: HandsKeysOut,
+    profiles: TellsProfiles,
+    aliases: TellsWhereAliasesLead,
     *,
     max_send_body: int = MAX_SEND_BODY,
 ) -> RouteTable:
@@ -65,6 +68,7 @@ def federation_table(
         admission: the door.
         receiver, handshakes, history, candidacy, transfer, heads: the rooms.
         directory, claims: local users' devices and their keys.
+        profiles, aliases: what users and rooms are called.
         max_send_body: bytes of a transaction.
     """
     membership = MembershipResource(admission, handshakes)
@@ -87,11 +91,14 @@ def federation_table(
         (paths.CLAIM_KEYS, devices.claim, MAX_CLAIM_BODY),
     )
     hubs = HubTransferResource(admission, candidacy, transfer)
+    queries = QueriesResource(admission, profiles, aliases)
     single = tuple(
         Route(endpoint.method, endpoint.stable, handler, endpoint.name, MAX_BARE_BODY)
         for endpoint, handler in (
             (paths.VERSION, version),
             (paths.EVENT_AUTH, events.event_auth),
+            (paths.QUERY_PROFILE, queries.profile),
+            (paths.QUERY_DIRECTORY, queries.directory),
             (paths.DEVICES, devices.devices),
             (paths.HUB_OFFER, hubs.offer),
             (paths.HUB_REQUEST, hubs.request),

@@ -12,6 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.crypto.keys import SigningKey
+from lmatrix.directory.interfaces import AliasTarget
+from lmatrix.directory.profiles import Profile
 from lmatrix.errors import Unauthenticated
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu
@@ -54,63 +56,63 @@ class NotingRooms:
         self.calls: list[tuple[object, ...]] = []
         self.error: Exception | None = None
 
-    def _note(self, *call: object) -> None:
+    def note(self, *call: object) -> None:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
 
     async def receive(self, origin: str, transaction_id: str, body: JsonObject, raw: bytes | None = None) -> bytes:
-        self._note("receive", origin, transaction_id, body)
+        self.note("receive", origin, transaction_id, body)
         return b'{"failed_pdus":{}}'
 
     async def invite(self, origin: str, transaction_id: str, body: JsonObject) -> bytes:
-        self._note("invite", origin, transaction_id, body)
+        self.note("invite", origin, transaction_id, body)
         return b'{"pdu":{}}'
 
     async def make(
         self, origin: str, membership: str, room_id: str, user_id: str, versions: Sequence[str]
     ) -> JsonObject:
-        self._note("make", origin, membership, room_id, user_id, tuple(versions))
+        self.note("make", origin, membership, room_id, user_id, tuple(versions))
         return {"event": {"type": "m.room.member"}, "room_version": "I.1"}
 
     async def send(self, origin: str, membership: str, transaction_id: str, body: JsonObject) -> bytes:
-        self._note("send", origin, membership, transaction_id, body)
+        self.note("send", origin, membership, transaction_id, body)
         return b'{"state":[]}'
 
     async def event(self, origin: str, event_id: str) -> bytes:
-        self._note("event", origin, event_id)
+        self.note("event", origin, event_id)
         return b'{"type":"m.room.message"}'
 
     async def state(self, origin: str, room_id: str, event_id: str) -> bytes:
-        self._note("state", origin, room_id, event_id)
+        self.note("state", origin, room_id, event_id)
         return b'{"auth_chain":[],"pdus":[]}'
 
     async def state_ids(self, origin: str, room_id: str, event_id: str) -> bytes:
-        self._note("state_ids", origin, room_id, event_id)
+        self.note("state_ids", origin, room_id, event_id)
         return b'{"auth_chain_ids":[],"pdu_ids":[]}'
 
     async def backfill(self, origin: str, room_id: str, event_id: str, limit: int) -> bytes:
-        self._note("backfill", origin, room_id, event_id, limit)
+        self.note("backfill", origin, room_id, event_id, limit)
         return b'{"pdus":[]}'
 
     async def event_auth(self, origin: str, room_id: str, event_id: str) -> bytes:
-        self._note("event_auth", origin, room_id, event_id)
+        self.note("event_auth", origin, room_id, event_id)
         return b'{"auth_chain":[]}'
 
     async def local_device(self, user_id: str, device_id: str) -> bytes:
-        self._note("local_device", user_id, device_id)
+        self.note("local_device", user_id, device_id)
         return b'{"device_id":"BOBS"}'
 
     async def local_devices(self, user_id: str) -> tuple[int, Mapping[str, bytes]]:
-        self._note("local_devices", user_id)
+        self.note("local_devices", user_id)
         return 7, {"BOBS": b'{"device_id":"BOBS"}'}
 
     async def hand_out(self, wanted: Mapping[str, Mapping[str, str]]) -> JsonObject:
-        self._note("hand_out", wanted)
+        self.note("hand_out", wanted)
         return {}
 
     async def offered(self, origin: str, offer: JsonObject) -> Lpdu:
-        self._note("offered", origin, offer)
+        self.note("offered", origin, offer)
         return build_lpdu(
             room_version("I.1"),
             room_id=ROOM,
@@ -125,20 +127,48 @@ class NotingRooms:
         )
 
     async def tell(self, origin: str, room_id: str) -> JsonObject:
-        self._note("tell", origin, room_id)
+        self.note("tell", origin, room_id)
         return {"head": EVENT}
 
     async def requested(self, origin: str, room_id: str, user_id: str) -> str:
-        self._note("requested", origin, room_id, user_id)
+        self.note("requested", origin, room_id, user_id)
         return EVENT
 
     async def query(self, queries: Sequence[KeyQuery], client_address: str) -> bytes:
-        self._note("query", *queries)
+        self.note("query", *queries)
         return b'{"server_keys":[]}'
 
     def published(self) -> bytes:
-        self._note("published")
+        self.note("published")
         return b'{"server_name":"hub.example"}'
+
+
+class NotingProfiles:
+    """Stands for the profiles: the rooms take note."""
+
+    def __init__(self, rooms: NotingRooms) -> None:
+        self._rooms = rooms
+
+    def is_local(self, user_id: str) -> bool:
+        return user_id.endswith(":hub.example")
+
+    async def local(self, user_id: str) -> Profile:
+        self._rooms.note("profile", user_id)
+        return Profile("Alice", "mxc://hub.example/alice")
+
+
+class NotingAliases:
+    """Stands for the aliases, likewise."""
+
+    def __init__(self, rooms: NotingRooms) -> None:
+        self._rooms = rooms
+
+    def is_local(self, alias: str) -> bool:
+        return alias.endswith(":hub.example")
+
+    async def local(self, alias: str) -> AliasTarget:
+        self._rooms.note("alias", alias)
+        return AliasTarget(ROOM, ("hub.example", "north.example"))
 
 
 class ApiTestCase(SynchronousTestCase):
@@ -155,7 +185,17 @@ class ApiTestCase(SynchronousTestCase):
         """The API anew."""
         admission = Admission(authenticator or self.authenticator, limiter)
         table = federation_table(
-            admission, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms, self.rooms
+            admission,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            self.rooms,
+            NotingProfiles(self.rooms),
+            NotingAliases(self.rooms),
         )
         self.site = site_for(*table.routes, *key_table(self.rooms, self.rooms).routes, clock=self.clock)
 
