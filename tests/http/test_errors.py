@@ -39,6 +39,7 @@ _TABLE: list[tuple[errors.LMatrixError, int, str, dict[str, object]]] = [
     (errors.WrongServer("!r:x", None), 400, "M_WRONG_SERVER", {}),
     (errors.TransactionInFlight("x"), 400, "M_BAD_STATE", {}),
     (errors.Overloaded(1500), 429, "M_LIMIT_EXCEEDED", {"retry_after_ms": 1500}),
+    (errors.RoomRecovering("!r:x", 5000), 503, "M_UNKNOWN", {"retry_after_ms": 5000}),
     (errors.ShuttingDown("x"), 503, "M_UNKNOWN", {"retry_after_ms": 5000}),
     (errors.StorageFailed("disk full"), 500, "M_UNKNOWN", {}),
     (errors.Unauthenticated("x"), 401, "M_FORBIDDEN", {}),
