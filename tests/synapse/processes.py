@@ -82,7 +82,11 @@ class RealSynapse:
         return self._process is None or self._protocol.ended
 
     async def start(self, *, ready: bool = True) -> None:
-        """Start it, and wait until it, and the module if it has one, is ready (or has ended, unless ``ready``)."""
+        """Start it, and wait until it, and the module if it has one, is ready.
+
+        Args:
+            ready: false: wait until it has ended instead.
+        """
         beginning = len(self.log())
         self._protocol = _Process()
         command = [sys.executable, "-m", "synapse.app.homeserver", "-c", "homeserver.yaml"]
@@ -90,7 +94,8 @@ class RealSynapse:
         if not ready:
             await self._protocol.wait()
             return
-        word = "lmatrix is ready" if self.has_module else "Synapse now listening"
+        listening = f"Synapse now listening on TCP port {self.place.client_url.rpartition(':')[2]}"
+        word = "lmatrix is ready" if self.runs_lmatrix else listening
         await eventually(f"{self.place.label} is ready", lambda: self._is_ready(beginning, word))
 
     def _spawn(self, command: list[str]) -> None:
@@ -105,9 +110,9 @@ class RealSynapse:
             )
 
     @property
-    def has_module(self) -> bool:
+    def runs_lmatrix(self) -> bool:
         """Whether lmatrix is one of its modules."""
-        return bool(self.settings().get("modules"))
+        return any(one["module"] == MODULE for one in self.settings().get("modules", ()))
 
     def _is_ready(self, beginning: int, word: str) -> bool:
         new = self.log()[beginning:]
