@@ -51,5 +51,5 @@ class SharedPathsTests(SynchronousTestCase):
                     if shared_with_synapse(route, FEDERATION_SERVLET_CLASSES) is not None:
                         found.add(endpoint.name)
         by_room = {"make_join", "make_leave", "make_knock", "state", "state_ids", "event_auth"}
-        self.assertEqual(by_room | {"claim_keys", "devices", "version"}, shared)
+        self.assertEqual(by_room | {"claim_keys", "devices", "query_directory", "query_profile", "version"}, shared)
         self.assertEqual(set(), unstable)
