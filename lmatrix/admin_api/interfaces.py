@@ -1,10 +1,11 @@
-"""What the admin API needs of the rooms."""
+"""What the admin API needs of the rooms and the directory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from lmatrix.directory.interfaces import StoredAlias
 from lmatrix.rooms.evidence_export import EvidencePage
 from lmatrix.rooms.recovery import RecoveringRoom
 from lmatrix.rooms.room import Room
@@ -40,3 +41,11 @@ class RecoversRooms(Protocol):
     def forked(self, room_id: str) -> str | None: ...
 
     async def go_on(self, room_id: str, without: Collection[str]) -> None: ...
+
+
+class LooksAfterAliases(Protocol):
+    """See :class:`lmatrix.directory.aliases.Aliases`."""
+
+    async def all_after(self, alias: str, limit: int) -> Sequence[StoredAlias]: ...
+
+    async def remove_for_operator(self, alias: str) -> str: ...

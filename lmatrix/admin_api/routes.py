@@ -7,9 +7,10 @@ browser of another origin.
 from __future__ import annotations
 
 from lmatrix.admin_api.access import AdminAccess
+from lmatrix.admin_api.aliases import AliasesResource
 from lmatrix.admin_api.destinations import DestinationsResource
 from lmatrix.admin_api.evidence import EvidenceResource
-from lmatrix.admin_api.interfaces import ExportsEvidence, LoadsRooms, MovesRooms, RecoversRooms
+from lmatrix.admin_api.interfaces import ExportsEvidence, LoadsRooms, LooksAfterAliases, MovesRooms, RecoversRooms
 from lmatrix.admin_api.recovery import RecoveryResource
 from lmatrix.admin_api.rooms import RoomsResource
 from lmatrix.http.routes import Handler, Route, RouteTable
@@ -32,6 +33,7 @@ def admin_table(
     transfer: MovesRooms,
     recovery: RecoversRooms,
     exporter: ExportsEvidence,
+    aliases: LooksAfterAliases,
 ) -> RouteTable:
     """Everything under ``/_lmatrix/admin``.
 
@@ -40,10 +42,12 @@ def admin_table(
         token: what a request must bear.
         database, overview: what is shown.
         rooms, transfer, recovery, exporter: the rooms.
+        aliases: what rooms are called.
     """
     access = AdminAccess(token)
     of_rooms = RoomsResource(server_name, database, overview, rooms, transfer, recovery)
     of_recovery = RecoveryResource(recovery)
+    of_aliases = AliasesResource(aliases)
     endpoints: tuple[tuple[str, str, Handler, str], ...] = (
         ("GET", "/rooms", of_rooms.get_all, "rooms"),
         ("GET", "/rooms/{roomId}", of_rooms.get, "room"),
@@ -51,6 +55,8 @@ def admin_table(
         ("GET", "/rooms/{roomId}/evidence", EvidenceResource(exporter).get, "evidence"),
         ("POST", "/rooms/{roomId}/go_on", of_recovery.go_on, "go_on"),
         ("GET", "/held_rooms", of_recovery.get_all, "held_rooms"),
+        ("GET", "/aliases", of_aliases.get_all, "aliases"),
+        ("DELETE", "/aliases/{alias}", of_aliases.delete, "delete_alias"),
         ("GET", "/destinations", DestinationsResource(database, overview).get_all, "destinations"),
     )
     routes = tuple(

@@ -96,6 +96,10 @@ class Aliases:
             return await self.local(alias)
         return await self._lookups.find(alias, lambda: self._peers.alias(ids.server_of(alias), alias))
 
+    async def all_after(self, alias: str, limit: int) -> Sequence[StoredAlias]:
+        """A page of all our aliases in the order of their names, after that one (``""``: from the first)."""
+        return await self._database.read(lambda tx: self._store.aliases_after(tx, alias, limit))
+
     async def of_room(self, room_id: str) -> Sequence[str]:
         """Our aliases of a room."""
         return await self._database.read(lambda tx: self._store.aliases_of_room(tx, room_id))

@@ -79,6 +79,9 @@ class AliasStore(Protocol):
     def aliases_by(self, tx: Any, creator: str) -> int:
         """How many a user has made that there are."""
 
+    def aliases_after(self, tx: Any, alias: str, limit: int) -> Sequence[StoredAlias]:
+        """In the order of their names, after that one."""
+
 
 class Memberships(Protocol):
     """Who is in which room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, globalLogPublisher
@@ -14,6 +15,7 @@ from lmatrix.rooms.delivery_store import DestinationState
 from lmatrix.rooms.evidence_export import EvidenceExporter
 from lmatrix.rooms.interfaces import Evidence
 from lmatrix.storage.overview import SqlOverviewStore
+from tests.directory.network import DirectoryServer
 from tests.http.memory_http import Answer, Wire
 from tests.rooms.network import MemoryKeyring, NetworkTestCase, Server, done, result_of
 
@@ -31,6 +33,7 @@ class AdminTestCase(NetworkTestCase):
 
     def wire(self, server: Server) -> Wire:
         overview = SqlOverviewStore()
+        names = DirectoryServer(server, self.network.directory_servers)
         table = admin_table(
             server.name,
             TOKEN,
@@ -39,6 +42,7 @@ class AdminTestCase(NetworkTestCase):
             rooms=server.floor.rooms,
             transfer=server.floor.transfer,
             recovery=server.floor.recovery,
+            aliases=names.floor.aliases,
             exporter=EvidenceExporter(
                 server.name, server.database, server.rooms, overview, MemoryKeyring(self.network)
             ),
@@ -252,3 +256,34 @@ class EvidenceAndDestinations(AdminTestCase):
         self.network.unreachable.clear()
         self.network.settle()
         self.successResultOf(sending)
+
+
+class AliasesTests(AdminTestCase):
+    """``/aliases``."""
+
+    def test_aliases(self) -> None:
+        """All of them, page by page, and the removal of one that somebody else has made."""
+        aliases = self.network.directory_servers[self.hub.name].floor.aliases
+        self.assertEqual({"aliases": []}, self.get(self.hub, "/aliases"))
+        for name in ("b", "a"):
+            self.network.finished(aliases.create(f"#{name}:hub.example", self.room_id, self.alice))
+        shown = [
+            {"alias": f"#{name}:hub.example", "room_id": self.room_id, "creator": self.alice} for name in ("a", "b")
+        ]
+        self.assertEqual({"aliases": shown}, self.get(self.hub, "/aliases"))
+        first = self.get(self.hub, "/aliases?limit=1")
+        self.assertEqual(shown[:1], first["aliases"])
+        rest = self.get(self.hub, f"/aliases?from={quote(first['next_batch'])}")
+        self.assertEqual({"aliases": shown[1:]}, rest)
+        path = "/aliases/%23a%3Ahub.example"
+        removed = self.ask(self.hub, path, "DELETE")
+        self.assertEqual((200, {"room_id": self.room_id}), (removed.status, removed.json))
+        self.assertEqual({"aliases": shown[1:]}, self.get(self.hub, "/aliases"))
+        again = self.ask(self.hub, path, "DELETE")
+        self.assertEqual((404, "M_NOT_FOUND"), (again.status, again.json["errcode"]))
+
+    def test_without_the_token(self) -> None:
+        """Neither is shown nor removed to somebody without the token."""
+        for method, path in (("GET", "/aliases"), ("DELETE", "/aliases/%23a%3Ahub.example")):
+            answer = self.ask(self.hub, path, method, authorization=None)
+            self.assertEqual((401, "M_MISSING_TOKEN"), (answer.status, answer.json["errcode"]))
