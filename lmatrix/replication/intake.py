@@ -57,19 +57,15 @@ class Intake:
     Args:
         sides: both sides.
         rng: for names of new LM rooms.
-        arrived: told of each mirror that got something.
-        begun: told of each mirror that the stream began.
+        arrived: told of each mirror that got something, or that the stream began.
     """
 
     log = Logger()
 
-    def __init__(
-        self, sides: Sides, rng: Random, arrived: Callable[[Pair], None], begun: Callable[[Pair], None]
-    ) -> None:
+    def __init__(self, sides: Sides, rng: Random, arrived: Callable[[Pair], None]) -> None:
         self._sides = sides
         self._rng = rng
         self._arrived = arrived
-        self._begun = begun
         self._lock = DeferredLock()
         self._position: int | None = None
 
@@ -123,7 +119,7 @@ class Intake:
         horizons, row = await self._sides.database.write(work)
         self._position = page.position
         if row is not None:
-            self._begun(self._sides.pairs.adopt(row))
+            self._sides.pairs.adopt(row)
         for pair in self._sides.pairs:
             if pair.nid in horizons:
                 pair.horizon = max(pair.horizon, horizons[pair.nid])

@@ -16,9 +16,9 @@ What an adapter may rely on, and must do:
   anything after a start they read the stream to its end and recognise what they have written.
 * The stream is read with :meth:`DagServer.read`. Wake-ups (:meth:`Mirrors.stream_advanced`) may be lost or too many.
 
-The rooms floor of the same process is built with the mirrors' :attr:`Mirrors.audience` and :attr:`Mirrors.edus` (see
-:class:`lmatrix.rooms.floor.RoomsFloor`), and with a store of client transactions that forgets nothing for as long as a
-hub may be unreachable: they make an inward event happen once.
+:class:`lmatrix.replication.service.MirrorService` is the :class:`Mirrors` to be built. The rooms floor of the same
+process is built with its :attr:`Mirrors.audience`, its :attr:`Mirrors.edus` and itself as the directory of local users
+(see :class:`lmatrix.rooms.floor.RoomsFloor`), and then given to ``MirrorService.attach``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from lmatrix.devices.interfaces import SyncWaker
 from lmatrix.errors import LMatrixError
-from lmatrix.rooms.interfaces import EduReceiver, LocalAudience
+from lmatrix.rooms.interfaces import EduReceiver
 
 JsonObject = dict[str, Any]
 
@@ -357,8 +358,8 @@ class Mirrors(Protocol):
     """All mirrors of this server, as an adapter calls them; :mod:`lmatrix.replication.service` implements it."""
 
     @property
-    def audience(self) -> LocalAudience:
-        """To be given to the rooms floor: wakes the outward direction."""
+    def audience(self) -> SyncWaker:
+        """To be given to the rooms floor, and to the devices beside it: wakes the outward direction."""
 
     @property
     def edus(self) -> EduReceiver:

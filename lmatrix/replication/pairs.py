@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
+from twisted.internet.defer import DeferredLock
 
 from lmatrix.replication.interfaces import Stage
 from lmatrix.replication.store import MirrorRow, MirrorStore
@@ -29,6 +30,8 @@ class Pair:
         horizon: see :func:`lmatrix.replication.linearizer.linearize`.
         dirty: LM (type, state key) pairs that may differ between the two rooms; ``None``: all of them.
         recognised: whether, since the start, all of the LM log has been looked through for our own marks.
+        doubtful: whether something may have been written on the DAG side without our hearing of it.
+        lock: held by whoever writes on the DAG side, so that nobody compares the two rooms meanwhile.
     """
 
     nid: int
@@ -41,6 +44,8 @@ class Pair:
     horizon: int
     dirty: set[Key] | None = None
     recognised: bool = False
+    doubtful: bool = False
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
 
     @classmethod
     def of(cls, row: MirrorRow) -> Pair:

@@ -7,9 +7,12 @@ commits. ``nid`` is a mirror's number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from lmatrix.rooms.interfaces import PendingInvite
+
+UNSEEN: Final = 2**62
+"""Stands for the stream position of what we wrote, until the stream shows it."""
 
 
 class MirrorRow(Protocol):
@@ -114,8 +117,11 @@ class MirrorStore(Protocol):
         """An event waits no longer."""
 
     def link(self, tx: Any, nid: int, lm_event_id: str, dag_event_id: str, stream: int | None, now_ms: int) -> None:
-        """Two events are the same. ``stream``: for a DAG event that the stream has not shown yet, a position that is
-        surely behind it; ``None`` for one that it has. The DAG event waits no longer."""
+        """Two events are the same; the DAG event waits no longer.
+
+        Args:
+            stream: the DAG event's, or :data:`UNSEEN`, for one that may be new; ``None`` for one that is known.
+        """
 
     def dag_of(self, tx: Any, nid: int, lm_event_ids: Sequence[str]) -> Mapping[str, str]:
         """LM event ID → DAG event ID, the latest where there are several."""
