@@ -46,6 +46,7 @@ from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, EduReceiver, LocalDirectory, PendingLpdu, PendingOutcomes
 from lmatrix.rooms.invitations import StoredAccounts
+from lmatrix.rooms.policy import NoPolicies, Policies
 from lmatrix.rooms.registry import Rooms
 from lmatrix.storage.stores import Stores
 
@@ -121,6 +122,7 @@ class Core:
         await self.rooms.resender.resume()
         self.rooms.recovery.start()
         await self.names.changes.resume()
+        self.rooms.leading_out.sweep_soon()
 
     def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """The steps of the way down, once no requests come in any more; each is to be taken whatever became of others.
@@ -161,6 +163,7 @@ def build_core(
     edus: EduReceiver | None = None,
     only_servers: Collection[str] | None = None,
     limiter: Limits | None,
+    policies: Policies | None = None,
     reactor: Any,
     rng: random.Random,
     metrics: Metrics,
@@ -176,10 +179,12 @@ def build_core(
         edus: where other servers' EDUs go; by default to the devices.
         only_servers: the only servers to talk to; ``None``: any.
         limiter: how often another server may ask; ``None``: as it likes.
+        policies: what is allowed beside the rules of the rooms; by default everything.
         reactor: tells the time.
         rng: where IDs and jitter come from.
         metrics: counts.
     """
+    policies = policies or NoPolicies()
     settings = PeerSettingsTable(federation.peers)
     database, transport = outside.database, outside.transport
     stores = Stores.create()
@@ -265,6 +270,7 @@ def build_core(
         metrics=metrics,
         accept_hub_offers=federation.accept_hub_offers,
         directory=directory,
+        policies=policies,
     )
     outcomes.target = rooms.outbox
     room_servers.target = rooms.rooms
@@ -294,7 +300,7 @@ def build_core(
         admission,
         rooms.receiver,
         rooms.handshakes,
-        History(database, stores.rooms, rooms.rooms, rooms.transfer.takes_over),
+        History(database, stores.rooms, rooms.rooms, policies, rooms.transfer.takes_over),
         rooms.candidacy,
         rooms.transfer,
         rooms.heads,

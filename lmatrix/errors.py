@@ -191,6 +191,10 @@ class Forbidden(LMatrixError):
     """The caller may not do this."""
 
 
+class Undecided(Forbidden):
+    """Whether the caller may do this could not be found out, so that it may not now."""
+
+
 class WrongServer(LMatrixError):
     """The request is for the room's hub, and this server is not it.
 

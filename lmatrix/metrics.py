@@ -40,6 +40,8 @@ class Metrics:
         request_seconds: time from a request's last byte to its answer.
         edus: EDUs of other servers, and things within them; ``type`` is one of the known types or ``other``,
             ``outcome`` is ``accepted``, or the fixed word for why it was not.
+        policy_refusals: what policies refused; ``hook`` is ``room``, ``invite``, ``action`` or ``event``, ``why`` is
+            ``refused``, or ``failed`` where a policy gave no answer.
         evidence: contradictions by a hub that were recorded, by kind.
         mirrors: mirrors, by stage.
         mirror_events: events that were carried over, by direction (``outward``: to the DAG side, ``inward``).
@@ -85,6 +87,7 @@ class Metrics:
             "endpoint",
         )
         self.edus = self._counter("edus", "EDUs of other servers, and things within them.", "type", "outcome")
+        self.policy_refusals = self._counter("policy_refusals", "What policies of this server refused.", "hook", "why")
         self.evidence = self._counter("evidence", "Contradictions by a hub that were recorded.", "kind")
         self.mirrors = self._gauge("mirrors", "Mirrored rooms.", "stage")
         self.mirror_events = self._counter("mirror_events", "Events carried over to the other side.", "direction")

@@ -18,6 +18,7 @@ requests, the running ones answered, the deliveries in flight finished, the room
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ from lmatrix.http.status_resources import health_routes, metrics_routes
 from lmatrix.listening import Listeners, PlannedListener
 from lmatrix.metrics import Metrics
 from lmatrix.network import this_network
+from lmatrix.operator_policies import OperatorPolicies
 from lmatrix.rooms.evidence_export import EvidenceExporter
 from lmatrix.signing_keys import OwnSigningKeys
 from lmatrix.storage.database import SqliteDatabase
@@ -55,13 +57,21 @@ class Server:
         config: for what the start-up log says.
         core, listeners: what is started and stopped.
         keys: what the server signs with.
+        policies: what the operator allows.
         metrics: what is counted.
     """
 
     log = Logger()
 
     def __init__(
-        self, config: Config, *, keys: OwnSigningKeys, core: Core, listeners: Listeners, metrics: Metrics
+        self,
+        config: Config,
+        *,
+        keys: OwnSigningKeys,
+        core: Core,
+        listeners: Listeners,
+        policies: OperatorPolicies,
+        metrics: Metrics,
     ) -> None:
         self.core = core
         self.listeners = listeners
@@ -69,6 +79,7 @@ class Server:
         self.metrics = metrics
         self._config = config
         self._keys = keys
+        self._policies = policies
 
     async def start(self) -> None:
         """Start; reaches out to nobody and waits for nobody. When it fails, :meth:`stop` tidies up.
@@ -102,9 +113,11 @@ class Server:
         self.log.info("{server_name} has stopped", server_name=self._config.server_name)
 
     def reload(self) -> None:
-        """Read the certificates and the signing keys again; what happened is in the log."""
+        """Read the certificates, the signing keys and the policies again; what happened is in the log."""
         self.listeners.reload_certificates()
         self._keys.reload()
+        if self._policies.reload():
+            self.rooms.leading_out.sweep_soon()
 
 
 def build_server(
@@ -114,6 +127,7 @@ def build_server(
     rng: random.Random | None = None,
     dns_client: DnsClient | None = None,
     outside: Outside | None = None,
+    reread: Callable[[], Config] | None = None,
 ) -> Server:
     """Build a server; nothing is opened yet but the files that the configuration names.
 
@@ -124,9 +138,11 @@ def build_server(
             safe outside of tests.
         dns_client: looks SRV records up; by default asks the name servers of this machine.
         outside: the disk and the network; by default this machine's.
+        reread: reads the configuration again, for what may change while the server runs: its policies.
 
     Raises:
         FileProblem: a key, a certificate or the admin token cannot be used.
+        ModuleProblem: a policy module cannot be used.
     """
     keys = OwnSigningKeys(config, reactor)
     admin_token = load_admin_token(config)
@@ -136,6 +152,7 @@ def build_server(
     identity, own_keys = keys.identity, keys.published
     outside = outside or _this_machine(config, reactor, rng, dns_client, metrics)
     notifier = Notifier(reactor)
+    policies = OperatorPolicies(config, reread, clock=reactor, metrics=metrics)
     core = build_core(
         identity,
         own_keys,
@@ -143,10 +160,12 @@ def build_server(
         outside=outside,
         audience=notifier,
         limiter=_limiter(config, "federation", reactor),
+        policies=policies.panel,
         reactor=reactor,
         rng=rng,
         metrics=metrics,
     )
+    policies.attach(core.database, core.stores.sharing)
     database, stores, rooms, devices = core.database, core.stores, core.rooms, core.devices
     notary = Notary(
         identity,
@@ -169,6 +188,7 @@ def build_server(
                 account_store=stores.accounts,
                 invite_store=stores.invites,
                 rooms=rooms.local_users,
+                policies=policies.panel,
                 devices=devices,
                 beside=BesideStores(
                     devices=stores.devices,
@@ -211,6 +231,7 @@ def build_server(
         keys=keys,
         core=core,
         listeners=Listeners(planned, tables, reactor, metrics),
+        policies=policies,
         metrics=metrics,
     )
 

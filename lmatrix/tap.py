@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
@@ -29,6 +30,7 @@ from lmatrix.config import Config, ConfigError, load_config
 from lmatrix.config.files import FileProblem
 from lmatrix.errors import LMatrixError
 from lmatrix.log_output import log_observer
+from lmatrix.policies.modules import ModuleProblem
 from lmatrix.server import build_server
 
 _OWNER_ONLY = 0o077
@@ -142,13 +144,14 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     try:
-        config = load_config(Path(options["config"]))
-        server = build_server(config, reactor)
+        file = Path(options["config"]).absolute()
+        config = load_config(file)
+        server = build_server(config, reactor, reread=partial(load_config, file))
         # What the server writes (database, log) is for its owner only; twistd itself sees to that in a daemon alone.
         if options.parent is None or options.parent.get("umask") is None:
             os.umask(_OWNER_ONLY)
         observer = log_observer(config.log_config, _log_stream(config, options.parent))
-    except (ConfigError, FileProblem) as error:
+    except (ConfigError, FileProblem, ModuleProblem) as error:
         raise SystemExit(f"lmatrix: {error}") from error
     except OSError as error:
         raise SystemExit(f"lmatrix: {error.filename}: {error.strerror}") from error

@@ -19,6 +19,7 @@ from lmatrix.client_api.device_lists import DeviceListReader
 from lmatrix.client_api.device_management import DeviceManagement
 from lmatrix.client_api.endpoints import Answer, ClientLimits, Endpoint, OpenEndpoint
 from lmatrix.client_api.errors import ClientApiError
+from lmatrix.client_api.fields import room_id_in
 from lmatrix.client_api.interfaces import (
     AccountStore,
     DeviceNewsStore,
@@ -50,15 +51,19 @@ from lmatrix.devices.floor import DevicesFloor
 from lmatrix.devices.interfaces import SharingStore, ToDeviceStore
 from lmatrix.directory.floor import DirectoryFloor
 from lmatrix.http.errors import refusal
-from lmatrix.http.limits import RateLimiter
 from lmatrix.http.messages import JsonRequest
 from lmatrix.http.routes import Handler, Route, RouteTable
 from lmatrix.rooms.interfaces import Database, InviteStore, RoomStore
+from lmatrix.rooms.policy import Policies
 
 
 class WaitingMessages(MessageStore, ToDeviceStore, Protocol):
     """Messages for devices, as ``/sync`` reads and forgets them."""
 
+
+_ROOM = "{roomId}"
+_IN_BLOCKED_ROOMS = ("leave", "forget")
+"""What users may do in a room that is blocked."""
 
 PREFIXES = ("/_matrix/client/v3", "/_matrix/client/r0")
 
@@ -83,6 +88,7 @@ class ClientApiParts:
         database: where everything is.
         room_store, timeline_store, account_store, invite_store: the stores.
         rooms: what users do in rooms.
+        policies: say which rooms are blocked.
         devices: devices, and what users do beside rooms.
         beside: its stores.
         names: what users and rooms are called.
@@ -102,6 +108,7 @@ class ClientApiParts:
     account_store: AccountStore
     invite_store: InviteStore
     rooms: LocalUsers
+    policies: Policies
     devices: DevicesFloor
     beside: BesideStores
     names: DirectoryFloor
@@ -122,7 +129,7 @@ def client_routes(parts: ClientApiParts) -> RouteTable:
         if isinstance(endpoint, OpenEndpoint):
             handler, long_poll = _open(endpoint), False
         else:
-            handler, long_poll = _authenticated(endpoint, authenticator, parts.limits.changes), endpoint.long_poll
+            handler, long_poll = _authenticated(endpoint, authenticator, parts), endpoint.long_poll
         routes += [
             Route(endpoint.method, prefix + endpoint.path, handler, endpoint.name, endpoint.max_body, long_poll)
             for prefix in PREFIXES
@@ -182,7 +189,7 @@ def _endpoints(parts: ClientApiParts, authenticator: Authenticator) -> list[Endp
     password_again = PasswordAgain(database, accounts, parts.passwords, parts.rng, parts.limits.login)
     beside_reader = BesideReader(beside.to_device, beside.one_time_keys, beside.receipts, lists)
     reader = SyncReader(store, timeline, parts.invite_store, accounts, beside_reader)
-    sync = Sync(database, reader, accounts, beside.to_device, floor.typing, parts.notifier, parts.clock)
+    sync = Sync(database, reader, accounts, beside.to_device, floor.typing, parts.policies, parts.notifier, parts.clock)
     return [
         *registration.endpoints(),
         *login.endpoints(),
@@ -212,14 +219,17 @@ def _open(endpoint: OpenEndpoint) -> Handler:
     return handle
 
 
-def _authenticated(endpoint: Endpoint, authenticator: Authenticator, changes: RateLimiter | None) -> Handler:
-    limiter = None if endpoint.method == "GET" else changes
+def _authenticated(endpoint: Endpoint, authenticator: Authenticator, parts: ClientApiParts) -> Handler:
+    limiter = None if endpoint.method == "GET" else parts.limits.changes
+    in_room = _ROOM in endpoint.path and endpoint.name not in _IN_BLOCKED_ROOMS
 
     async def handle(request: JsonRequest) -> Answer:
         try:
             requester = await authenticator.requester(request)
             if limiter is not None:
                 limiter.take(requester.user_id)
+            if in_room:
+                await parts.policies.check_room(room_id_in(request.params))
             return await endpoint.handler(request, requester)
         except ClientApiError as error:
             return refusal(error.status, error.errcode, error.message, **error.extra)

@@ -10,6 +10,8 @@ from pathlib import Path
 from lmatrix.commands.subcommand import Subparsers
 from lmatrix.config import Config, load_config
 from lmatrix.config.files import FileProblem, load_admin_token, load_own_keys, load_tls
+from lmatrix.config.policies import make_modules
+from lmatrix.policies.modules import ModuleProblem
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def file_problems(config: Config) -> Iterator[str]:
-    """What is wrong with the files that the configuration names, in words."""
+    """What is wrong with the files and modules that the configuration names, in words."""
     try:
         load_own_keys(config)
     except FileProblem as problem:
@@ -55,6 +57,10 @@ def file_problems(config: Config) -> Iterator[str]:
             load_tls(files)
         except FileProblem as problem:
             yield str(problem)
+    try:
+        make_modules(config.policies, config.server_name)
+    except ModuleProblem as problem:
+        yield f"policies.modules: {problem}"
     database = config.database.path
     place = database if database.exists() else database.parent
     if not database.parent.is_dir():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import attrs
 import yaml
@@ -253,6 +253,19 @@ def mapping_of(key_reader: Reader[str], reader: Reader[T], expected: str) -> Rea
         return {key_reader(key): reader(inner) for key, inner in value.pairs(expected)}
 
     return read
+
+
+def mapping_as_it_is(value: Value) -> dict[str, Any]:
+    """A reader of a section that is somebody else's to understand: plain YAML values, keys are text."""
+    value.section()  # complains about duplicate keys
+    constructor = yaml.constructor.SafeConstructor()
+    try:
+        found = constructor.construct_document(value.node)
+    except yaml.constructor.ConstructorError as error:
+        raise _Wrong(Problem(value.line, value.key, f"cannot be read: {error.problem}")) from error
+    if not all(isinstance(key, str) for key in found):
+        value.wrong("a section whose keys are text")
+    return cast(dict[str, Any], found)
 
 
 def text(value: Value) -> str:

@@ -13,6 +13,7 @@ from lmatrix.config.database import SqliteConfig, read_database
 from lmatrix.config.federation import FederationConfig, federation_warnings, read_federation
 from lmatrix.config.listeners import ListenerConfig, Resource, read_listeners
 from lmatrix.config.logs import LogConfig, read_log_config
+from lmatrix.config.policies import PoliciesConfig, read_policies
 from lmatrix.config.rate_limits import RateLimitConfig, read_rate_limits
 from lmatrix.config.reading import ConfigError, Problem, Section, checked_text, choice, path, read_document
 from lmatrix.config.signing import OldKey, read_old_keys
@@ -30,6 +31,7 @@ class Config:
         admin_token_path: file with the token for the admin API; ``None`` where that is not served.
         default_room_version: for rooms whose creator does not choose one.
         rate_limits: ``None`` when they are off.
+        policies: which rooms are blocked, who may invite our users, and whose modules have a say.
     """
 
     server_name: str
@@ -42,6 +44,7 @@ class Config:
     federation: FederationConfig
     registration: RegistrationConfig
     rate_limits: RateLimitConfig | None
+    policies: PoliciesConfig
     log_config: LogConfig
 
     def warnings(self) -> tuple[str, ...]:
@@ -74,6 +77,7 @@ def _read_root(section: Section) -> Config:
         federation=section.subsection("federation", read_federation),
         registration=section.subsection("registration", read_registration),
         rate_limits=section.subsection("rate_limits", read_rate_limits),
+        policies=section.subsection("policies", read_policies),
         log_config=section.subsection("log_config", read_log_config),
     )
     if section.sound and ids.is_ip_literal(config.server_name) and not config.federation.allow_ip_literals:

@@ -67,6 +67,7 @@ def render(choices: Choices) -> str:
         _federation(choices),
         _accounts(choices),
         _rate_limits(choices),
+        _POLICIES,
         _LOGS,
     ]
     return "\n".join(sections)
@@ -235,6 +236,26 @@ rate_limits:
   # notary: {{per_second: 2, burst: 200}}          # other servers' keys fetched on request, by address
 """
 
+
+_POLICIES = """\
+# What is not wanted here, beside what the rules of a room say; nothing unless you name it. Patterns are names in which
+# * stands for anything and ? for one character. This section is read again on SIGHUP. See docs/policies.rst.
+policies:
+  # Rooms in which nobody of this server takes part. Users who are in one leave it, and requests about it are refused.
+  # blocked_rooms:
+  #   ids: ["!room:example.org"]
+  #   servers: ["*.bad.example"]        # every room whose ID bears such a server name
+
+  # Who may invite users of this server.
+  # invites:
+  #   blocked_servers: ["bad.example"]  # nobody of these servers, and nobody into a room whose hub is one of them
+  #   blocked_users: ["@spam*:*"]
+  #   allowed_servers: []               # if there are any: only users of these servers, and of this one
+  #   only_from_shared_rooms: false     # only users of servers that share a room with this one already
+
+  # Policies that others wrote: for each a class, and what it is to be told.
+  # modules: [{module: "package.module.Class", config: {}}]
+"""
 
 _LOGS = """\
 # What is logged. Levels: debug, info, warn, error, critical.

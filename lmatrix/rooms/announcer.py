@@ -15,6 +15,7 @@ from lmatrix.ids import server_of
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Delivery, LocalAudience, MembershipWatcher
 from lmatrix.rooms.inviting import Inviter
+from lmatrix.rooms.leading_out import LeadingOut
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.sequencer import Commit
@@ -44,13 +45,22 @@ class Announcer:
         self._outbox: Outbox | None = None
         self._resender: Resender | None = None
         self._transfer: HubTransfer | None = None
+        self._leading_out: LeadingOut | None = None
 
-    def attach(self, inviter: Inviter, outbox: Outbox, resender: Resender, transfer: HubTransfer) -> None:
+    def attach(
+        self,
+        inviter: Inviter,
+        outbox: Outbox,
+        resender: Resender,
+        transfer: HubTransfer,
+        leading_out: LeadingOut,
+    ) -> None:
         """Complete the circle: these themselves need the rooms, whose commits are announced here."""
         self._inviter = inviter
         self._outbox = outbox
         self._resender = resender
         self._transfer = transfer
+        self._leading_out = leading_out
 
     def committed(self, commit: Commit) -> None:
         """A room's batch is on disk."""
@@ -80,6 +90,8 @@ class Announcer:
         draft = commit.draft
         if draft.joins or draft.leaves:
             self._watcher.memberships_changed(room.room_id, draft.joins, draft.leaves, draft.new_servers)
+        if self._leading_out is not None:
+            self._leading_out.committed(commit)
         deserted = commit.draft.own_users_left and room.joined_per_server[room.server_name] == 0
         if self._transfer is not None and deserted and room.is_hub:
             self._by_itself(self._transfer.give_away(room.room_id), room.room_id)

@@ -23,6 +23,7 @@ from lmatrix.rooms.contents import Contents
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, JsonObject, RoomStore, StoredEvent
 from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.replay import Replay
 from lmatrix.rooms.scrollback import Scrollback
@@ -42,6 +43,7 @@ class Candidacy:
         identity: who signs.
         rooms, participant, scrollback, contents: how the whole room is come by.
         database, store: the log.
+        policies: may block a room.
         clock, timestamps: for the reactor's turns, and the time of the event.
         willing: whether we take rooms over at all (configuration).
     """
@@ -57,6 +59,7 @@ class Candidacy:
         contents: Contents,
         database: Database,
         store: RoomStore,
+        policies: Policies,
         clock: IReactorTime,
         timestamps: Timestamps,
         *,
@@ -71,6 +74,7 @@ class Candidacy:
         self._store = store
         self._clock = clock
         self._timestamps = timestamps
+        self._policies = policies
         self._willing = willing
         self._replays: dict[str, tuple[Replay, int]] = {}
         self._one_at_a_time = DeferredLock()
@@ -92,6 +96,7 @@ class Candidacy:
         head = check_event_id(offer.get("head"))
         if not isinstance(room_id, str) or type(valid_until) is not int:
             raise BadRequest("an offer has room_id, room_version, head and valid_until_ts")
+        await self._policies.check_room(room_id)
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
             raise NotFound(f"this server is not in the room {room_id}")

@@ -6,7 +6,7 @@ provide (stores, keyring, peers, delivery) and gives back what they call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 import attrs
@@ -40,13 +40,15 @@ from lmatrix.rooms.interfaces import (
     RoomStore,
     TransactionStore,
 )
-from lmatrix.rooms.invitations import Invitations, InvitePolicy, StoredAccounts
+from lmatrix.rooms.invitations import Invitations, StoredAccounts
 from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
 from lmatrix.rooms.knocking import Knocker
+from lmatrix.rooms.leading_out import LeadingOut
 from lmatrix.rooms.local_users import LocalUsers
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.policy import NoPolicies, Policies
 from lmatrix.rooms.recovery import Recovery
 from lmatrix.rooms.registry import Rooms
 from lmatrix.rooms.resending import Resender
@@ -86,6 +88,7 @@ class RoomsFloor:
         resender: at start, LPDUs that a change of hub has made void.
         heads: how far we hold rooms.
         recovery: what was forgotten when the database was restored from a copy.
+        leading_out: out of rooms that have been blocked.
     """
 
     rooms: Rooms
@@ -98,6 +101,7 @@ class RoomsFloor:
     resender: Resender
     heads: HeadSpeaker
     recovery: Recovery
+    leading_out: LeadingOut
 
     @classmethod
     def build(
@@ -117,7 +121,7 @@ class RoomsFloor:
         rng: Random,
         metrics: Metrics,
         directory: LocalDirectory | None = None,
-        invite_policies: Sequence[InvitePolicy] = (),
+        policies: Policies | None = None,
         accept_hub_offers: bool = True,
     ) -> RoomsFloor:
         """Build the floor.
@@ -127,7 +131,7 @@ class RoomsFloor:
             may_overlap: whether an origin may have several transactions in flight (a setting for each peer).
             directory: which users are ours; by default those that have an account in the database.
             accept_hub_offers: whether this server takes rooms over from hubs that offer them.
-            invite_policies: each may refuse an invite for a local user.
+            policies: what is allowed beside the rules of the rooms; by default everything.
         """
         announcer = Announcer(delivery, audience, watcher, metrics)
         rooms = Rooms(database, stores.rooms, identity.server_name, clock, metrics, announcer.committed)
@@ -135,15 +139,15 @@ class RoomsFloor:
         outbox = Outbox(
             database, stores.pending_lpdus, stores.client_transactions, delivery, clock, identity.server_name
         )
-        hub = Hub(identity, checker, database, stores.rooms, metrics)
+        policies = policies or NoPolicies()
+        hub = Hub(identity, checker, database, stores.rooms, policies, metrics)
         participant = Participant(checker, database, stores.rooms, peers, outbox, clock, metrics)
         directory = directory or StoredAccounts(database, stores.directory)
-        invitations = Invitations(identity, checker, database, stores.invites, directory, audience, invite_policies)
-        inviter = Inviter(identity, checker, keyring, peers, invitations)
-        transfer = HubTransfer(identity, rooms, checker, peers, clock)
+        invitations = Invitations(identity, checker, database, stores.invites, directory, audience, policies)
+        inviter = Inviter(identity, checker, keyring, peers, invitations, policies)
+        transfer = HubTransfer(identity, rooms, checker, peers, policies, clock)
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus, clock)
         outbox.attach(resender.stored)
-        announcer.attach(inviter, outbox, resender, transfer)
         timestamps = Timestamps(clock)
         asker = Asker(identity, peers, timestamps)
         scrollback = Scrollback(rooms, checker, database, stores.rooms, peers)
@@ -165,17 +169,20 @@ class RoomsFloor:
             stores.rooms,
             stores.client_transactions,
             stores.profiles,
+            policies,
             audience,
             watcher,
             timestamps,
             clock,
             rng,
         )
+        leading_out = LeadingOut(policies, rooms, local_users, database, stores.rooms, stores.invites)
+        announcer.attach(inviter, outbox, resender, transfer, leading_out)
         return cls(
             rooms=rooms,
-            receiver=TransactionReceiver(rooms, hub, participant, invitations, edus, transactions, metrics),
+            receiver=TransactionReceiver(rooms, hub, participant, invitations, edus, transactions, policies, metrics),
             handshakes=Handshakes(
-                identity, rooms, hub, inviter, invitations, transactions, database, stores.rooms, clock
+                identity, rooms, hub, inviter, invitations, transactions, database, stores.rooms, policies, clock
             ),
             outbox=outbox,
             local_users=local_users,
@@ -188,12 +195,13 @@ class RoomsFloor:
                 Contents(checker, database, stores.rooms, peers),
                 database,
                 stores.rooms,
+                policies,
                 clock,
                 timestamps,
                 willing=accept_hub_offers,
             ),
             resender=resender,
-            heads=HeadSpeaker(identity, rooms, clock),
+            heads=HeadSpeaker(identity, rooms, policies, clock),
             recovery=Recovery(
                 identity,
                 rooms,
@@ -206,4 +214,5 @@ class RoomsFloor:
                 clock,
                 metrics,
             ),
+            leading_out=leading_out,
         )

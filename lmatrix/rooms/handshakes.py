@@ -24,6 +24,7 @@ from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, JsonObject, RoomStore
 from lmatrix.rooms.invitations import Invitations
 from lmatrix.rooms.inviting import Inviter
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.transactions import Recorder, Transactions
 
@@ -38,6 +39,7 @@ class Handshakes:
         rooms, hub, inviter, invitations: who carries them out.
         transactions: carries each out once.
         database, store: for the state that a joiner is given.
+        policies: may block a room.
         clock: for the time in templates.
     """
 
@@ -51,6 +53,7 @@ class Handshakes:
         transactions: Transactions,
         database: Database,
         store: RoomStore,
+        policies: Policies,
         clock: IReactorTime,
     ) -> None:
         self._identity = identity
@@ -61,6 +64,7 @@ class Handshakes:
         self._transactions = transactions
         self._database = database
         self._store = store
+        self._policies = policies
         self._clock = clock
 
     async def make(
@@ -74,7 +78,7 @@ class Handshakes:
             versions: the room versions that the asker supports; not looked at for ``"leave"``.
 
         Raises:
-            Forbidden: the user is of another server.
+            Forbidden: the user is of another server, or the room is blocked here.
             NotFound, WrongServer: the room is not known here, or has another hub.
             IncompatibleRoomVersion: the room's version is not among ``versions``.
             EventRejected: the auth rules would refuse the event.
@@ -190,6 +194,7 @@ class Handshakes:
         return stored.canonical
 
     async def _hub_room(self, room_id: str) -> LoadedRoom:
+        await self._policies.check_room(room_id)
         loaded = await self._rooms.loaded(room_id)
         if loaded is None:
             raise NotFound(f"this server does not know the room {room_id}")

@@ -16,6 +16,7 @@ from lmatrix.errors import NotFound, RoomRecovering, UnsupportedRoomVersion, Wro
 from lmatrix.events.forms import Pdu
 from lmatrix.rooms.auth_chain import auth_chain
 from lmatrix.rooms.interfaces import Database, RoomStore, Standing, StoredEvent
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.room import Room
 from lmatrix.rooms.sight import Asker, Sight, View
 
@@ -39,6 +40,7 @@ class History:
     Args:
         database, store: where rooms are.
         rooms: the rooms in memory.
+        policies: may block a room: then every question about it is :class:`~lmatrix.errors.Forbidden`.
         takes_over: whether a server (second argument) is being offered a room by us at this moment.
     """
 
@@ -47,8 +49,10 @@ class History:
         database: Database,
         store: RoomStore,
         rooms: RoomSource,
+        policies: Policies,
         takes_over: Callable[[str, str], bool] = lambda room_id, server: False,
     ) -> None:
+        self._policies = policies
         self._database = database
         self._store = store
         self._rooms = rooms
@@ -66,7 +70,7 @@ class History:
         stored = await self._database.read(lambda tx: self._store.event(tx, event_id))
         if stored is None:
             raise _unknown_event()
-        room = await self._room(stored.room_id)
+        room = await self._room(origin, stored.room_id)
         found = stored
 
         def work(tx: Any, view: View) -> bytes:
@@ -90,7 +94,7 @@ class History:
             NotFound: the room or the event is unknown, or the server has no reason to know of it.
             RoomRecovering: the event is unknown, but we may have forgotten it.
         """
-        room = await self._room(room_id)
+        room = await self._room(origin, room_id)
 
         def work(tx: Any, view: View) -> bytes:
             last, pdu = self._event_of(tx, view, room_id, event_id)
@@ -117,7 +121,7 @@ class History:
             NotFound: as :meth:`backfill`.
             WrongServer: this server is not the room's hub.
         """
-        room = await self._hubs_room(room_id)
+        room = await self._hubs_room(origin, room_id)
 
         def work(tx: Any, view: View) -> bytes:
             whole, state, chain = self._state_before(tx, view, room_id, event_id)
@@ -137,7 +141,7 @@ class History:
         Raises:
             NotFound, WrongServer: as :meth:`state`.
         """
-        room = await self._hubs_room(room_id)
+        room = await self._hubs_room(origin, room_id)
 
         def work(tx: Any, view: View) -> bytes:
             _, state, chain = self._state_before(tx, view, room_id, event_id)
@@ -161,7 +165,7 @@ class History:
         Raises:
             NotFound: as :meth:`backfill`.
         """
-        room = await self._room(room_id)
+        room = await self._room(origin, room_id)
 
         def work(tx: Any, view: View) -> bytes:
             stored, pdu = self._event_of(tx, view, room_id, event_id)
@@ -173,7 +177,10 @@ class History:
 
         return await self._look(origin, room, work)
 
-    async def _room(self, room_id: str) -> Room:
+    async def _room(self, origin: str, room_id: str) -> Room:
+        if not self._takes_over(room_id, origin):
+            # Whoever is about to rid us of a blocked room needs all of it.
+            await self._policies.check_room(room_id)
         try:
             room = await self._rooms.load(room_id)
         except UnsupportedRoomVersion:
@@ -183,8 +190,8 @@ class History:
             raise _unknown_event()
         return room
 
-    async def _hubs_room(self, room_id: str) -> Room:
-        room = await self._room(room_id)
+    async def _hubs_room(self, origin: str, room_id: str) -> Room:
+        room = await self._room(origin, room_id)
         if not room.is_hub:
             raise WrongServer(room_id, room.hub_server)
         return room

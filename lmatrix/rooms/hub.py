@@ -21,6 +21,7 @@ from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import Checked, EventChecker
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, RoomStore
+from lmatrix.rooms.policy import Invite, Policies, ProposedEvent, is_invite
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import RoomDraft
 from lmatrix.rooms.sequencing import LocalEvent, Sequenced, take_local, take_lpdu
@@ -46,6 +47,7 @@ class Hub:
         identity: who signs.
         checker: verifies LPDUs before they queue.
         database, store: for the look-up of duplicates.
+        policies: may refuse events, and invites for our own users.
         metrics: ``events_refused``.
     """
 
@@ -57,12 +59,14 @@ class Hub:
         checker: EventChecker,
         database: Database,
         store: RoomStore,
+        policies: Policies,
         metrics: Metrics,
     ) -> None:
         self._identity = identity
         self._checker = checker
         self._database = database
         self._store = store
+        self._policies = policies
         self._metrics = metrics
 
     async def take_lpdus(
@@ -91,12 +95,16 @@ class Hub:
         reign = _hub_event(loaded.room.state)
         checked = await self._checker.check(lpdus)
         known = await self._accepted_before(loaded, checked)
+        refused = await self._refused(checked, known, origin)
 
         def decide(draft: RoomDraft) -> list[LpduAnswer]:
             # When the room has moved away and come back meanwhile, these may have been signed anew for the hub in
             # between, and be in the room already under other hashes. Their senders know.
             void = _hub_event(draft.state) != reign
-            return [LpduAnswer(one.received, self._decide(draft, one, known, void=void)) for one in checked]
+            return [
+                LpduAnswer(one.received, refused.get(number) or self._decide(draft, one, known, void=void))
+                for number, one in enumerate(checked)
+            ]
 
         sequencing = loaded.sequencer.submit(decide, events=len(lpdus), source=origin, beside=beside)
         if placed is not None:
@@ -146,6 +154,23 @@ class Hub:
             raise
         except LMatrixError as error:
             return error
+
+    async def _refused(
+        self, checked: Sequence[Checked[Lpdu]], known: Mapping[tuple[str, str], str], origin: str
+    ) -> Mapping[int, Forbidden]:
+        """Those that a policy refuses, by their number; what is in the room already is past that."""
+        refused: dict[int, Forbidden] = {}
+        for number, one in enumerate(checked):
+            if isinstance(one.event, EventDropped) or _key(one.event) in known:
+                continue
+            try:
+                await self._policies.check_event(ProposedEvent.of(one.event, origin))
+                target = one.event.state_key
+                if is_invite(one.event) and target is not None and self._identity.owns(target):
+                    await self._policies.check_invite(Invite.of(one.event, self._identity.server_name))
+            except Forbidden as error:
+                refused[number] = error
+        return refused
 
     async def _accepted_before(
         self, loaded: LoadedRoom, checked: Sequence[Checked[Lpdu]]

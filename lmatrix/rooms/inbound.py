@@ -19,6 +19,7 @@ from lmatrix.canonical_json import encode
 from lmatrix.errors import (
     BadRequest,
     EventDropped,
+    Forbidden,
     LMatrixError,
     RoomRecovering,
     UnknownKey,
@@ -35,6 +36,7 @@ from lmatrix.rooms.hub import Hub, LpduAnswer
 from lmatrix.rooms.interfaces import EduReceiver, JsonObject
 from lmatrix.rooms.invitations import Invitations
 from lmatrix.rooms.participant import Participant
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.room import Room
 from lmatrix.rooms.sequencing import Sequenced
@@ -81,6 +83,7 @@ class TransactionReceiver:
         rooms, hub, participant, invitations: where events go.
         edus: where EDUs go.
         transactions: carries each out once.
+        policies: may block a room.
         metrics: ``events_refused``.
     """
 
@@ -94,6 +97,7 @@ class TransactionReceiver:
         invitations: Invitations,
         edus: EduReceiver,
         transactions: Transactions,
+        policies: Policies,
         metrics: Metrics,
     ) -> None:
         self._rooms = rooms
@@ -102,6 +106,7 @@ class TransactionReceiver:
         self._invitations = invitations
         self._edus = edus
         self._transactions = transactions
+        self._policies = policies
         self._metrics = metrics
 
     async def receive(self, origin: str, transaction_id: str, body: JsonObject, raw: bytes | None = None) -> bytes:
@@ -158,9 +163,13 @@ class TransactionReceiver:
         group = groups.get(room_id)
         if group is None:
             loaded = await self._load(origin, room_id)
-            if loaded is None:
+            why_not = await self._why_not(room_id, loaded)
+            if loaded is None or why_not is not None:
                 if not await self._about_an_invite(origin, room_id, raw):
-                    answer.failed[_best_effort_id(raw)] = {"error": f"this server does not know the room {room_id}"}
+                    version = None if loaded is None else loaded.room.version
+                    answer.failed[_best_effort_id(raw, version)] = {
+                        "error": why_not or f"this server does not know the room {room_id}"
+                    }
                 return
             group = _Group(loaded, source=origin)
         room = group.loaded.room
@@ -187,6 +196,20 @@ class TransactionReceiver:
                 answer.failed[_best_effort_id(raw, room.version)] = {"error": str(error)}
         if group.lpdus or group.pdus:
             groups[room_id] = group
+
+    async def _why_not(self, room_id: str, loaded: LoadedRoom | None) -> str | None:
+        """The reason why nothing is taken for a room that is blocked.
+
+        While our users are still being led out of a room whose hub is elsewhere, its events are taken: their leaving is
+        among them.
+        """
+        if loaded is not None and loaded.room.is_participating and not loaded.room.is_hub:
+            return None
+        try:
+            await self._policies.check_room(room_id)
+        except Forbidden as blocked:
+            return str(blocked)
+        return None
 
     async def _load(self, origin: str, room_id: str) -> LoadedRoom | None:
         await self._rooms.expected(room_id, origin)

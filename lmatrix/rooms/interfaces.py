@@ -333,6 +333,9 @@ class InviteStore(Protocol):
 
     def for_user(self, tx: Any, user_id: str) -> Sequence[PendingInvite]: ...
 
+    def all_pending(self, tx: Any) -> Sequence[tuple[str, str]]:
+        """(user ID, room ID) of everything that is pending."""
+
 
 class TransactionStore(Protocol):
     """Answers to peers' finished transactions (I-D "Transaction Identifiers")."""

@@ -7,7 +7,7 @@ room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -36,9 +36,7 @@ from lmatrix.rooms.interfaces import (
     LocalDirectory,
     PendingInvite,
 )
-
-InvitePolicy = Callable[[str, Pdu, Sequence[JsonObject]], None]
-"""Called with the hub's name, the invite and the stripped state; raises :class:`Forbidden` to refuse it."""
+from lmatrix.rooms.policy import Invite, Policies
 
 
 class StoredAccounts:
@@ -66,7 +64,7 @@ class Invitations:
         database, store: where invites are kept.
         directory: which users are ours.
         audience: tells the user.
-        policies: each may refuse an invite (I-D "User Privacy", "Spam Prevention").
+        policies: may refuse an invite (I-D "User Privacy", "Spam Prevention").
     """
 
     log = Logger()
@@ -79,7 +77,7 @@ class Invitations:
         store: InviteStore,
         directory: LocalDirectory,
         audience: LocalAudience,
-        policies: Sequence[InvitePolicy] = (),
+        policies: Policies,
     ) -> None:
         self._identity = identity
         self._checker = checker
@@ -112,8 +110,8 @@ class Invitations:
         if isinstance(checked, EventDropped):
             raise checked
         await self.check_user(user_id)
-        for policy in self._policies:
-            policy(origin, checked, stripped)
+        await self._policies.check_room(checked.room_id)
+        await self._policies.check_invite(Invite.of(checked, origin, stripped))
         signed = add_signature(checked, self._identity.server_name, self._identity.keys)
 
         def work(tx: Any) -> int:

@@ -19,6 +19,7 @@ from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import JsonObject, Keyring, Peers
 from lmatrix.rooms.invitations import Invitations
+from lmatrix.rooms.policy import Invite, Policies, ProposedEvent
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import Room, RoomDraft
 from lmatrix.rooms.sequencer import Commit
@@ -42,6 +43,7 @@ class Inviter:
         keyring: for the target server's signature.
         peers: the way to target servers.
         invitations: for targets that are our own users.
+        policies: may refuse an LPDU, and an invite for one of our own users.
     """
 
     log = Logger()
@@ -53,12 +55,14 @@ class Inviter:
         keyring: Keyring,
         peers: Peers,
         invitations: Invitations,
+        policies: Policies,
     ) -> None:
         self._identity = identity
         self._checker = checker
         self._keyring = keyring
         self._peers = peers
         self._invitations = invitations
+        self._policies = policies
 
     async def invite(self, loaded: LoadedRoom, source: Lpdu | LocalEvent) -> Sequenced:
         """Invite a user, on behalf of a participant's user (an LPDU, not yet verified) or one of our own.
@@ -70,6 +74,7 @@ class Inviter:
             BadSignature: the LPDU is not properly signed.
             EventRejected: the auth rules refuse the invite.
             NotFound: the target is ours, and does not exist.
+            Forbidden: a policy of ours refuses it.
             PeerRefused: the target's server refuses it.
             PeerUnreachable, PeerMisbehaved: it gives no usable answer.
         """
@@ -78,12 +83,14 @@ class Inviter:
             if isinstance(verified, EventDropped):
                 raise verified
             source = verified
+            await self._policies.check_event(ProposedEvent.of(source, server_of(source.sender)))
         target = source.state_key or ""
         server = server_of(target)
         if server == self._identity.server_name:
             # Who may not invite does not learn who exists.
-            self._made(RoomDraft(loaded.room), source)
+            made = self._made(RoomDraft(loaded.room), source)
             await self._invitations.check_user(target)
+            await self._policies.check_invite(Invite.of(made, server))
         elif loaded.room.joined_per_server[server] == 0:
             offered = await self._offer(loaded.room, source, server)
             return await loaded.sequencer.submit(

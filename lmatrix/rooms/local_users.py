@@ -41,6 +41,7 @@ from lmatrix.rooms.inviting import Inviter
 from lmatrix.rooms.joining import Joiner
 from lmatrix.rooms.knocking import Knocker
 from lmatrix.rooms.outbox import Outbox
+from lmatrix.rooms.policy import Kind, LocalAction, Policies, ProposedEvent
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.room import RoomDraft
 from lmatrix.rooms.scrollback import Scrollback
@@ -52,6 +53,9 @@ NEW_HUB = "org.lmatrix.server"
 """In the content of an ``m.room.hub`` that a client sends to the hub: the server that the room is to move to."""
 
 ROOM_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+_KINDS = {"invite": Kind.INVITE, "join": Kind.JOIN, "knock": Kind.KNOCK}
 
 
 @attrs.frozen(slots=True)
@@ -72,6 +76,7 @@ class LocalUsers:
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
         profiles: what users are called, for their member events.
+        policies: what local users may do beside the rules of the room.
         audience, watcher: told of joins, whose log starts past the sequencer.
         timestamps, clock, rng: time of events, names of rooms.
     """
@@ -96,6 +101,7 @@ class LocalUsers:
         store: RoomStore,
         client_transactions: ClientTransactionStore,
         profiles: MemberProfiles,
+        policies: Policies,
         audience: LocalAudience,
         watcher: MembershipWatcher,
         timestamps: Timestamps,
@@ -118,6 +124,7 @@ class LocalUsers:
         self._store = store
         self._client_transactions = client_transactions
         self._profiles = profiles
+        self._policies = policies
         self._audience = audience
         self._watcher = watcher
         self._timestamps = timestamps
@@ -139,13 +146,17 @@ class LocalUsers:
         Raises:
             UnsupportedRoomVersion: we do not know that version.
             EventRejected, SchemaViolation, EventTooLarge: the plan asks for something impossible; there is no room.
+            Forbidden: a policy of this server does not allow it; there is no room.
         """
+        await self._policies.check_action(LocalAction(user_id=creator, kind=Kind.CREATE))
         chosen = room_version(version)
         room_id = f"!{''.join(self._rng.choices(ROOM_ID_ALPHABET, k=18))}:{self._identity.server_name}"
         events = [
             LocalEvent(one.type, creator, one.content, self._timestamps.next(creator), one.state_key)
             for one in initial_events(plan, chosen, creator, await self._called(creator))
         ]
+        for event in events:
+            await self._check_event(room_id, creator, event.type, event.content, event.state_key)
 
         def decide(draft: RoomDraft) -> list[Sequenced]:
             return [take_local(draft, event, self._identity) for event in events]
@@ -188,13 +199,16 @@ class LocalUsers:
             origin_server_ts: when it was sent, milliseconds since the epoch, where that is not now.
 
         Raises:
-            Forbidden: this server is not in the room.
+            Forbidden: this server is not in the room, or a policy does not allow it.
             EventRejected, SchemaViolation, EventTooLarge: the event is not allowed, or not an event.
             SendFailed: the room's hub refused it, or has not answered yet.
         """
 
         async def work() -> str:
             loaded = await self._participating(room_id, sender)
+            await self._check_event(room_id, sender, event_type, content, state_key)
+            if event_type == "m.room.member":
+                await self._check_membership(room_id, sender, content.get("membership"), state_key)
             if event_type == HUB_EVENT and state_key == "" and loaded.room.version.hub_is_state:
                 return await self._move_hub(loaded, sender, content)
             return await self._send(loaded, sender, event_type, content, state_key, transaction, origin_server_ts)
@@ -242,6 +256,8 @@ class LocalUsers:
         content = {**await self._called(target), **(more or {}), **_member_content("invite", reason)}
         if is_direct:
             content["is_direct"] = True
+        await self._check_membership(room_id, sender, "invite", target)
+        await self._check_event(room_id, sender, "m.room.member", content, target)
         if room.is_hub:
             await self._inviter.invite(
                 loaded, LocalEvent("m.room.member", sender, content, self._timestamps.next(sender), target)
@@ -272,7 +288,10 @@ class LocalUsers:
         Raises:
             EventRejected, SendFailed: the room does not let the user in.
             NotFound, PeerError: it could not be found, or its hub does not let us in.
+            Forbidden: it is blocked here, or a policy does not allow it.
         """
+        await self._policies.check_room(room_id)
+        await self._policies.check_action(LocalAction(user_id=user_id, kind=Kind.JOIN, room_id=room_id))
         content = {**await self._called(user_id), **(more or {}), **_member_content("join", reason)}
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
@@ -300,7 +319,10 @@ class LocalUsers:
         Raises:
             EventRejected, SendFailed: one cannot knock on this room.
             NotFound, PeerError: it could not be found, or its hub does not take the knock.
+            Forbidden: it is blocked here, or a policy does not allow it.
         """
+        await self._policies.check_room(room_id)
+        await self._policies.check_action(LocalAction(user_id=user_id, kind=Kind.KNOCK, room_id=room_id))
         content = {**await self._called(user_id), **_member_content("knock", reason)}
         loaded = await self._rooms.loaded(room_id)
         if loaded is not None and loaded.room.is_participating:
@@ -427,7 +449,28 @@ class LocalUsers:
             return {}
         return await self._database.read(lambda tx: self._profiles.member_fields(tx, user_id))
 
+    async def _check_event(
+        self, room_id: str, sender: str, event_type: str, content: Mapping[str, Any], state_key: str | None
+    ) -> None:
+        await self._policies.check_event(
+            ProposedEvent(
+                room_id=room_id,
+                type=event_type,
+                sender=sender,
+                state_key=state_key,
+                content=content,
+                origin=self._identity.server_name,
+            )
+        )
+
+    async def _check_membership(self, room_id: str, sender: str, membership: object, target: str | None) -> None:
+        kind = _KINDS.get(membership) if isinstance(membership, str) else None
+        if kind is not None:
+            invitee = target if kind is Kind.INVITE else None
+            await self._policies.check_action(LocalAction(user_id=sender, kind=kind, room_id=room_id, target=invitee))
+
     async def _participating(self, room_id: str, user_id: str) -> LoadedRoom:
+        await self._policies.check_room(room_id)
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
             raise Forbidden(f"{user_id} is not in {room_id}")

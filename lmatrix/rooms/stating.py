@@ -14,6 +14,7 @@ from lmatrix.errors import NotFound
 from lmatrix.rooms.head_statements import HeadStatement
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import JsonObject
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.registry import Rooms
 from lmatrix.rooms.room import Room
 
@@ -24,12 +25,14 @@ class HeadSpeaker:
     Args:
         identity: who signs.
         rooms: whose heads.
+        policies: may block a room.
         clock: the time.
     """
 
-    def __init__(self, identity: ServerIdentity, rooms: Rooms, clock: IReactorTime) -> None:
+    def __init__(self, identity: ServerIdentity, rooms: Rooms, policies: Policies, clock: IReactorTime) -> None:
         self._identity = identity
         self._rooms = rooms
+        self._policies = policies
         self._clock = clock
 
     async def tell(self, origin: str, room_id: str) -> JsonObject:
@@ -37,7 +40,9 @@ class HeadSpeaker:
 
         Raises:
             NotFound: we are not in the room, or the asker is not.
+            Forbidden: the room is blocked here.
         """
+        await self._policies.check_room(room_id)
         room = await self._rooms.load(room_id)
         if room is None or room.head_event_id is None or not room.is_participating or not _may_hear(room, origin):
             raise NotFound("this server is not in the room, or yours is not")

@@ -35,6 +35,7 @@ from lmatrix.ids import server_of
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import JsonObject, Peers
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.room import Room, RoomDraft
 from lmatrix.rooms.sequencing import Sequenced, take_lpdu
@@ -58,18 +59,26 @@ class HubTransfer:
         rooms: where the rooms are.
         checker: verifies what the candidate signed.
         peers: the way to candidates.
+        policies: may block a room.
         clock: for validity and patience.
     """
 
     log = Logger()
 
     def __init__(
-        self, identity: ServerIdentity, rooms: Rooms, checker: EventChecker, peers: Peers, clock: IReactorTime
+        self,
+        identity: ServerIdentity,
+        rooms: Rooms,
+        checker: EventChecker,
+        peers: Peers,
+        policies: Policies,
+        clock: IReactorTime,
     ) -> None:
         self._identity = identity
         self._rooms = rooms
         self._checker = checker
         self._peers = peers
+        self._policies = policies
         self._clock = clock
         self._moving: dict[str, str] = {}
 
@@ -105,6 +114,7 @@ class HubTransfer:
             Forbidden: the user is not the origin's, not joined, or has not the power.
             as :meth:`transfer` otherwise.
         """
+        await self._policies.check_room(room_id)
         room = await self._rooms.load(room_id)
         if room is None:
             raise NotFound(f"this server does not know the room {room_id}")

@@ -82,6 +82,12 @@ class SqlInviteStore:
         rows = tx.rows(f"SELECT {_COLUMNS} FROM invites WHERE user_id = ? AND pending = 1 ORDER BY stream", (user_id,))  # noqa: S608
         return [_invite(row) for row in rows]
 
+    def all_pending(self, tx: Transaction) -> list[tuple[str, str]]:
+        """User and room of everything that is pending."""
+        return [
+            (user_id, room_id) for user_id, room_id in tx.rows("SELECT user_id, room_id FROM invites WHERE pending = 1")
+        ]
+
     def ended_for_user(self, tx: Transaction, user_id: str, since: int, up_to: int) -> list[EndedInvite]:
         """Invites that came to nothing at stream positions ``since < s <= up_to``, ascending."""
         rows = tx.rows(

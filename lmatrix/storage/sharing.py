@@ -68,6 +68,18 @@ class SqlSharingStore:
             parameters.append(since)
         return tx.row(f"{sql} LIMIT 1", parameters) is not None
 
+    def servers_share_a_room(self, tx: Transaction, server_name: str, other: str) -> bool:
+        """Whether somebody of one server is in a room with somebody of another. Goes through all members."""
+        row = tx.row(
+            "SELECT 1 FROM current_state AS theirs WHERE theirs.type = 'm.room.member' AND theirs.membership = 'join'"
+            " AND SUBSTR(theirs.state_key, LENGTH(theirs.state_key) - ?) = ? AND EXISTS ("
+            "SELECT 1 FROM current_state AS ours WHERE ours.room_nid = theirs.room_nid"
+            " AND ours.type = 'm.room.member' AND ours.membership = 'join'"
+            " AND SUBSTR(ours.state_key, LENGTH(ours.state_key) - ?) = ?) LIMIT 1",
+            (len(other), f":{other}", len(server_name), f":{server_name}"),
+        )
+        return row is not None
+
     def share_a_room(self, tx: Transaction, user_id: str, other: str) -> bool:
         """Whether two users share a room."""
         row = tx.row(f"SELECT 1 FROM {_THEIRS} AND theirs.state_key = ? LIMIT 1", (user_id, other))  # noqa: S608

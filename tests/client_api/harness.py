@@ -71,6 +71,7 @@ class ClientServer:
             account_store=self.server.accounts,
             invite_store=self.server.invites,
             rooms=self.server.floor.local_users,
+            policies=self.server.policies,
             devices=self.device_server.floor,
             beside=BesideStores(
                 devices=self.device_server.stores.devices,
@@ -94,8 +95,13 @@ class ClientServer:
         """Forget everything that is not in the database."""
         devices = self.device_server.build()
         self.server.restart()
-        names = self.names.build()
-        self.parts = attrs.evolve(self.parts, devices=devices, rooms=self.server.floor.local_users, names=names)
+        self.parts = attrs.evolve(
+            self.parts,
+            devices=devices,
+            rooms=self.server.floor.local_users,
+            names=self.names.build(),
+            policies=self.server.policies,
+        )
         self.tree = RouteTree([client_routes(self.parts)])
 
     def start(

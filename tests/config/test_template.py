@@ -83,4 +83,6 @@ class Template(SynchronousTestCase):
         config = parse_config(uncommented, "uncommented", Path("/"))
         self.assertIn("old.example.org:8008", config.federation.peers)
         self.assertIn("ed25519:a_old1", config.old_signing_keys)
+        self.assertEqual(config.policies.modules[0].module, "package.module.Class")
+        self.assertEqual(config.policies.invites.blocked_users, ("@spam*:*",))
         self.assertEqual(config.log_config.file, Path("/lmatrix.log"))

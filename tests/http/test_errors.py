@@ -34,6 +34,7 @@ _TABLE: list[tuple[errors.LMatrixError, int, str, dict[str, object]]] = [
     (errors.UnsupportedRoomVersion("99"), 400, "M_UNSUPPORTED_ROOM_VERSION", {}),
     (errors.IncompatibleRoomVersion("I.1"), 400, "M_INCOMPATIBLE_ROOM_VERSION", {"room_version": "I.1"}),
     (errors.NotFound("x"), 404, "M_NOT_FOUND", {}),
+    (errors.Undecided("x"), 403, "M_FORBIDDEN", {}),
     (errors.Forbidden("x"), 403, "M_FORBIDDEN", {}),
     (errors.WrongServer("!r:x", "hub.example"), 400, "M_WRONG_SERVER", {"hub_server": "hub.example"}),
     (errors.WrongServer("!r:x", None), 400, "M_WRONG_SERVER", {}),

@@ -30,6 +30,7 @@ from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import EduReceiver, JsonObject, MembershipTemplate, MembershipWatcher, StoredEvent
 from lmatrix.rooms.local_users import ClientTransaction
+from lmatrix.rooms.policy import NoPolicies, Policies
 from lmatrix.storage.accounts import SqlAccountStore
 from lmatrix.storage.delivery import SqlDeliveryStore
 from lmatrix.storage.inline import InlineDatabase
@@ -180,7 +181,7 @@ class MemoryPeers:
     ) -> Sequence[JsonObject]:
         peer = self._network.reach(self._us, destination, "backfill")
         await self._network.think(destination, "backfill")
-        history = History(peer.database, peer.rooms, peer.floor.rooms, peer.floor.transfer.takes_over)
+        history = History(peer.database, peer.rooms, peer.floor.rooms, peer.policies, peer.floor.transfer.takes_over)
         answer = await self._network.ask(destination, history.backfill(self._us, room_id, event_id, limit))
         return list(parse_object(answer)["pdus"])
 
@@ -290,6 +291,7 @@ class Server:
         self.watcher: MembershipWatcher = MemoryWatcher()
         self.metrics = Metrics()
         self.may_overlap = False
+        self.policies: Policies = NoPolicies()
         self._transactions = 0
         self.floor = self.build()
 
@@ -318,6 +320,7 @@ class Server:
             clock=self.network.clock,
             rng=Random(self.name),
             metrics=self.metrics,
+            policies=self.policies,
         )
 
     def restart(self) -> None:

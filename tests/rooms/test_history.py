@@ -14,6 +14,7 @@ from lmatrix.events.redaction import redact
 from lmatrix.events.room_versions import room_version
 from lmatrix.rooms.history import MAX_BACKFILL, History
 from lmatrix.rooms.interfaces import JsonObject
+from lmatrix.rooms.policy import NoPolicies
 from lmatrix.rooms.room import Room
 from tests.rooms.network import NetworkTestCase, Server, done
 
@@ -28,7 +29,7 @@ class HistoryTestCase(NetworkTestCase):
 
     def history(self, server: Server) -> History:
         """A server's history."""
-        return History(server.database, server.rooms, server.floor.rooms)
+        return History(server.database, server.rooms, server.floor.rooms, NoPolicies())
 
     def room(self, visibility: str | None = None, **plan: Any) -> str:
         """A public room of Alice's."""
@@ -525,6 +526,6 @@ class OldVersionTests(HistoryTestCase):
             async def load(self, room_id: str) -> Room | None:
                 raise UnsupportedRoomVersion("X.1")
 
-        history = History(self.hub.database, self.hub.rooms, Gone())
+        history = History(self.hub.database, self.hub.rooms, Gone(), NoPolicies())
         self.refused(history.event(NORTH, event_id), NotFound)
         self.refused(history.state(NORTH, room_id, event_id), NotFound)

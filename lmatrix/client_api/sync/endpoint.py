@@ -19,6 +19,7 @@ from lmatrix.client_api.fields import query_flag, query_int
 from lmatrix.client_api.filters import SyncFilter, parse_sync_filter
 from lmatrix.client_api.interfaces import AccountStore
 from lmatrix.client_api.notifier import Notifier
+from lmatrix.client_api.sync.blocked import without_blocked_rooms
 from lmatrix.client_api.sync.reader import SyncAnswer, SyncQuestion, SyncReader
 from lmatrix.client_api.tokens import parse_since
 from lmatrix.devices.background import in_background
@@ -26,6 +27,7 @@ from lmatrix.devices.interfaces import ToDeviceStore
 from lmatrix.devices.typing_notices import TypingNotices
 from lmatrix.http.messages import JsonRequest
 from lmatrix.rooms.interfaces import Database
+from lmatrix.rooms.policy import Policies
 
 MAX_TIMEOUT_MS = 120_000
 
@@ -39,6 +41,7 @@ class Sync:
         accounts: for filters that were stored.
         messages: messages to devices, to forget what has arrived.
         typing: who is typing.
+        policies: say which rooms are blocked: of these users hear only that they have left.
         notifier: says when to look again.
         clock: for the time-out.
     """
@@ -52,6 +55,7 @@ class Sync:
         accounts: AccountStore,
         messages: ToDeviceStore,
         typing: TypingNotices,
+        policies: Policies,
         notifier: Notifier,
         clock: IReactorTime,
     ) -> None:
@@ -60,6 +64,7 @@ class Sync:
         self._accounts = accounts
         self._messages = messages
         self._typing = typing
+        self._policies = policies
         self._notifier = notifier
         self._clock = clock
 
@@ -96,6 +101,7 @@ class Sync:
     async def _look(self, question: SyncQuestion) -> SyncAnswer:
         current = attrs.evolve(question, typing=self._typing.snapshot())
         answer = await self._database.read(lambda tx: self._reader.read(tx, current))
+        await without_blocked_rooms(answer.body["rooms"], question.requester.user_id, self._policies)
         if answer.acknowledged is not None:
             self._forget_messages(question.requester, answer.acknowledged)
         return answer
