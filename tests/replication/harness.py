@@ -16,11 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from lmatrix.events.forms import Pdu
 from lmatrix.replication.interfaces import SOURCE, Comparison
 from lmatrix.replication.service import MirrorService
-from lmatrix.rooms.floor import RoomsFloor, RoomStores
+from lmatrix.rooms.floor import RoomsFloor
 from lmatrix.storage.replication import SqlMirrorStore
-from lmatrix.storage.transactions import SqlTransactionStore
 from tests.replication.fake_dag import DeadEnd, FakeDagServer
-from tests.rooms.network import MemoryKeyring, MemoryPeers, Network, Server, done, result_of
+from tests.rooms.network import Network, Server, done, result_of
 
 US = "us.example"
 
@@ -115,29 +114,11 @@ class MirrorServer(Server):
             rng=Random(f"{self.name}{fuse.steps}{id(self) % 7}"),
             metrics=self.metrics,
         )
-        floor = RoomsFloor.build(
-            self.identity,
-            database,
-            RoomStores(
-                rooms=self.rooms,
-                pending_lpdus=self.pending,
-                invites=self.invites,
-                transactions=SqlTransactionStore(),
-                client_transactions=self.accounts,
-                directory=self.accounts,
-            ),
-            keyring=MemoryKeyring(self.network),
-            peers=MemoryPeers(self.network, self.name),
-            delivery=self.delivery,
-            audience=self.mirrors.audience,
-            edus=self.mirrors.edus,
-            watcher=self.watcher,
-            may_overlap=lambda _: False,
-            clock=self.network.clock,
-            rng=Random(self.name),
-            metrics=self.metrics,
-            directory=self.mirrors,
-        )
+        self.audience = self.mirrors.audience  # type: ignore[assignment]
+        self.edus, self.directory = self.mirrors.edus, self.mirrors
+        whole, self.database = self.database, database
+        floor = super().build()
+        self.database = whole
         self.mirrors.attach(floor, self.delivery)
         self.dag.advanced = self.mirrors.stream_advanced
         return floor

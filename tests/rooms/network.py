@@ -28,7 +28,14 @@ from lmatrix.metrics import Metrics
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
 from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import EduReceiver, JsonObject, MembershipTemplate, MembershipWatcher, StoredEvent
+from lmatrix.rooms.interfaces import (
+    EduReceiver,
+    JsonObject,
+    LocalDirectory,
+    MembershipTemplate,
+    MembershipWatcher,
+    StoredEvent,
+)
 from lmatrix.rooms.local_users import ClientTransaction
 from lmatrix.rooms.policy import NoPolicies, Policies
 from lmatrix.storage.accounts import SqlAccountStore
@@ -289,6 +296,7 @@ class Server:
         self.audience = MemoryAudience()
         self.edus: EduReceiver = MemoryEdus()
         self.watcher: MembershipWatcher = MemoryWatcher()
+        self.directory: LocalDirectory | None = None
         self.metrics = Metrics()
         self.may_overlap = False
         self.policies: Policies = NoPolicies()
@@ -321,6 +329,7 @@ class Server:
             rng=Random(self.name),
             metrics=self.metrics,
             policies=self.policies,
+            directory=self.directory,
         )
 
     def restart(self) -> None:
