@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from lmatrix import ids
-from lmatrix.client_api.auth import Authenticator, Requester
+from lmatrix.client_api.auth import Requester
+from lmatrix.client_api.elsewhere import AskingElsewhere
 from lmatrix.client_api.endpoints import Answer, Endpoint, OpenEndpoint
 from lmatrix.client_api.errors import invalid_param
 from lmatrix.client_api.fields import required_string, room_id_in
@@ -29,7 +30,7 @@ class AliasEndpoints:
 
     Args:
         aliases, canonical: carry it out.
-        authenticator: who is logged in.
+        elsewhere: who may have other servers asked.
         database, store, timeline, sharing: who may see a room's aliases.
     """
 
@@ -37,7 +38,7 @@ class AliasEndpoints:
         self,
         aliases: Aliases,
         canonical: CanonicalAliases,
-        authenticator: Authenticator,
+        elsewhere: AskingElsewhere,
         *,
         database: Database,
         store: RoomStore,
@@ -46,7 +47,7 @@ class AliasEndpoints:
     ) -> None:
         self._aliases = aliases
         self._canonical = canonical
-        self._authenticator = authenticator
+        self._elsewhere = elsewhere
         self._database = database
         self._store = store
         self._timeline = timeline
@@ -65,7 +66,7 @@ class AliasEndpoints:
     async def _get(self, request: JsonRequest) -> Answer:
         alias = _alias_in(request, "roomAlias")
         if not self._aliases.is_local(alias):
-            await self._authenticator.check_may_ask_elsewhere(request)
+            await self._elsewhere.check(request)
         target = await self._aliases.find(alias)
         return {"room_id": target.room_id, "servers": list(target.servers)}
 

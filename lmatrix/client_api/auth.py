@@ -15,7 +15,7 @@ import random
 import attrs
 
 from lmatrix.client_api.interfaces import AccountStore
-from lmatrix.errors import Forbidden, UnknownToken
+from lmatrix.errors import UnknownToken
 from lmatrix.http.messages import JsonRequest
 from lmatrix.rooms.interfaces import Database
 
@@ -68,17 +68,6 @@ class Authenticator:
         user_id, device_id = owner
         request.origin = user_id
         return Requester(user_id, device_id, token_hash)
-
-    async def check_may_ask_elsewhere(self, request: JsonRequest) -> None:
-        """Return if whoever makes a request that needs no token may have us ask another server: users of ours only.
-
-        Raises:
-            Forbidden: there is no token.
-            UnknownToken: there is one, and it is not (or no longer) good.
-        """
-        if _token_of(request) is None:
-            raise Forbidden("Other servers are asked for users of this one only: log in")
-        await self.requester(request)
 
 
 def new_token(rng: random.Random) -> str:

@@ -6,7 +6,8 @@ here, since a request is made for it.
 
 from __future__ import annotations
 
-from lmatrix.client_api.auth import Authenticator, Requester
+from lmatrix.client_api.auth import Requester
+from lmatrix.client_api.elsewhere import AskingElsewhere
 from lmatrix.client_api.endpoints import Answer, Endpoint, OpenEndpoint
 from lmatrix.client_api.errors import missing_param
 from lmatrix.client_api.fields import optional_string, user_id
@@ -24,13 +25,13 @@ class ProfileEndpoints:
 
     Args:
         profiles, changes: carry it out.
-        authenticator: who is logged in.
+        elsewhere: who may have other servers asked.
     """
 
-    def __init__(self, profiles: Profiles, changes: ProfileChanges, authenticator: Authenticator) -> None:
+    def __init__(self, profiles: Profiles, changes: ProfileChanges, elsewhere: AskingElsewhere) -> None:
         self._profiles = profiles
         self._changes = changes
-        self._authenticator = authenticator
+        self._elsewhere = elsewhere
 
     def endpoints(self) -> tuple[Endpoint | OpenEndpoint, ...]:
         """What it answers."""
@@ -58,7 +59,7 @@ class ProfileEndpoints:
     async def _fields(self, request: JsonRequest) -> JsonObject:
         whose = user_id(request.params["userId"], "userId")
         if not self._profiles.is_local(whose):
-            await self._authenticator.check_may_ask_elsewhere(request)
+            await self._elsewhere.check(request)
         return (await self._profiles.of(whose)).fields()
 
     async def _put_displayname(self, request: JsonRequest, requester: Requester) -> Answer:

@@ -17,6 +17,7 @@ from lmatrix.client_api.aliases import AliasEndpoints
 from lmatrix.client_api.auth import Authenticator
 from lmatrix.client_api.device_lists import DeviceListReader
 from lmatrix.client_api.device_management import DeviceManagement
+from lmatrix.client_api.elsewhere import AskingElsewhere
 from lmatrix.client_api.endpoints import Answer, ClientLimits, Endpoint, OpenEndpoint
 from lmatrix.client_api.errors import ClientApiError
 from lmatrix.client_api.fields import room_id_in
@@ -177,10 +178,11 @@ def _endpoints(parts: ClientApiParts, authenticator: Authenticator) -> list[Endp
         lists=lists,
         clock=parts.clock,
     )
+    elsewhere = AskingElsewhere(authenticator, parts.limits.changes)
     aliases = AliasEndpoints(
         names.aliases,
         names.canonical,
-        authenticator,
+        elsewhere,
         database=database,
         store=store,
         timeline=timeline,
@@ -194,7 +196,7 @@ def _endpoints(parts: ClientApiParts, authenticator: Authenticator) -> list[Endp
         *registration.endpoints(),
         *login.endpoints(),
         *start_up.endpoints(),
-        *ProfileEndpoints(names.profiles, names.changes, authenticator).endpoints(),
+        *ProfileEndpoints(names.profiles, names.changes, elsewhere).endpoints(),
         *aliases.endpoints(),
         *RoomCreation(parts.rooms, names.aliases, parts.default_room_version).endpoints(),
         *Membership(parts.rooms, names.aliases, database, timeline).endpoints(),

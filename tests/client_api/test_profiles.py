@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmatrix.client_api.endpoints import ClientLimits
 from lmatrix.directory.lookups import REFUSAL_REMEMBERED_S, REMEMBERED_S
 from lmatrix.directory.profiles import MAX_AVATAR_URL, MAX_DISPLAYNAME, Profile
+from lmatrix.http.limits import RateLimiter
 from tests.client_api.harness import ClientServer, ClientTestCase, User, enc
+from tests.rooms.network import Network
 
 AVATAR = "mxc://hub.example/alice"
 
@@ -103,6 +106,19 @@ class OtherServersTests(ProfileTestCase):
         self.assert_refused(self.north.call("GET", path), 403, "M_FORBIDDEN")
         self.assert_refused(self.north.call("GET", path, token="lmt_bad"), 401, "M_UNKNOWN_TOKEN")
         self.assertEqual(self.network.requests, [])
+
+    def test_limited(self) -> None:
+        """Asking another server counts like a change; asking this one does not count."""
+
+        def limits(network: Network) -> ClientLimits:
+            return ClientLimits(changes=RateLimiter(1, 2, network.clock))
+
+        carol = ClientServer(self.network, "south.example", limits=limits).user("carol")
+        for _ in range(5):
+            carol.ok("GET", profile_of(carol.user_id))
+        statuses = [carol.call("GET", profile_of(f"@nobody{n}:hub.example"))[0] for n in range(3)]
+        self.assertEqual(statuses, [404, 404, 429])
+        self.assert_refused(carol.call("GET", f"/directory/room/{enc('#x:hub.example')}"), 429, "M_LIMIT_EXCEEDED")
 
     def test_failures(self) -> None:
         """Who is unknown there is unknown; a server that cannot be reached is 502; both are forgotten soon."""
