@@ -278,7 +278,12 @@ def build_core(
     names = DirectoryFloor.build(
         identity.server_name,
         database,
-        DirectoryStores(profiles=stores.profiles, aliases=stores.aliases, memberships=stores.sharing),
+        DirectoryStores(
+            profiles=stores.profiles,
+            aliases=stores.aliases,
+            memberships=stores.sharing,
+            published=stores.published_rooms,
+        ),
         accounts=directory or StoredAccounts(database, stores.accounts),
         peers=HttpDirectoryPeers(client, traits.memory),
         rooms=rooms.rooms,
@@ -308,6 +313,7 @@ def build_core(
         devices.claims,
         names.profiles,
         names.aliases,
+        names.public_rooms,
         max_send_body=federation.limits.transaction_bytes,
     )
     return Core(

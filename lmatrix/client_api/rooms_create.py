@@ -2,7 +2,7 @@
 
 Owns: reading what the client asked for into a :class:`~lmatrix.events.creation.RoomPlan`. Which events that comes to is
 :mod:`lmatrix.events.creation`'s matter. What this server cannot do (third-party invites) is refused, not ignored. A
-room and its alias are made together, or neither.
+room, its alias and its place in the list of public rooms are made together, or none of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from lmatrix.client_api.errors import ClientApiError, bad_json, invalid_param
 from lmatrix.client_api.fields import optional_flag, optional_list, optional_object, optional_string, user_id
 from lmatrix.client_api.interfaces import LocalUsers
 from lmatrix.directory.aliases import Aliases
-from lmatrix.directory.canonical_alias import CANONICAL_ALIAS, aliases_named
+from lmatrix.directory.canonical_alias import aliases_named
+from lmatrix.directory.naming_power import CANONICAL_ALIAS
+from lmatrix.directory.public_rooms import PublicRooms
 from lmatrix.errors import AliasTaken, BadAlias, EventRejected, SchemaViolation
 from lmatrix.events.creation import InitialEvent, Preset, RoomPlan
 from lmatrix.events.room_versions import room_version
@@ -35,12 +37,16 @@ class RoomCreation:
     Args:
         rooms: makes the room.
         aliases: makes its alias.
+        public_rooms: lists it.
         default_room_version: for clients that name none.
     """
 
-    def __init__(self, rooms: LocalUsers, aliases: Aliases, default_room_version: str) -> None:
+    def __init__(
+        self, rooms: LocalUsers, aliases: Aliases, public_rooms: PublicRooms, default_room_version: str
+    ) -> None:
         self._rooms = rooms
         self._aliases = aliases
+        self._public_rooms = public_rooms
         self._default_room_version = default_room_version
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -54,21 +60,23 @@ class RoomCreation:
         plan, localpart = plan_of(body), optional_string(body, "room_alias_name")
         creator = requester.user_id
         try:
-            if localpart is None:
-                room_id = await self._rooms.create_room(creator, identifier, plan)
-            else:
-                alias = await self._aliases.free(localpart)
-                room_id = await self._rooms.create_room(
-                    creator,
-                    identifier,
-                    attrs.evolve(plan, alias=alias),
-                    lambda tx, room_id: self._aliases.claim(tx, alias, room_id, creator),
-                )
+            if localpart is not None:
+                plan = attrs.evolve(plan, alias=await self._aliases.free(localpart))
+
+            def beside(tx: Any, room_id: str) -> None:
+                if plan.alias is not None:
+                    self._aliases.claim(tx, plan.alias, room_id, creator)
+                if plan.public:
+                    self._public_rooms.publish(tx, room_id)
+
+            room_id = await self._rooms.create_room(creator, identifier, plan, beside)
         except AliasTaken as taken:
             raise ClientApiError(400, "M_ROOM_IN_USE", str(taken)) from taken
         except (EventRejected, SchemaViolation) as impossible:
             # Not the creator is refused, but the state that was asked for: there is no room with it.
             raise ClientApiError(400, "M_INVALID_ROOM_STATE", str(impossible)) from impossible
+        if plan.public:
+            self._public_rooms.changed()
         return {"room_id": room_id}
 
 

@@ -37,6 +37,7 @@ from lmatrix.client_api.messages import Messages
 from lmatrix.client_api.notifier import Notifier
 from lmatrix.client_api.passwords import Passwords
 from lmatrix.client_api.profiles import ProfileEndpoints
+from lmatrix.client_api.public_rooms import PublicRoomEndpoints
 from lmatrix.client_api.reading import Reading
 from lmatrix.client_api.reauthentication import PasswordAgain
 from lmatrix.client_api.registration import Registration
@@ -198,7 +199,8 @@ def _endpoints(parts: ClientApiParts, authenticator: Authenticator) -> list[Endp
         *start_up.endpoints(),
         *ProfileEndpoints(names.profiles, names.changes, elsewhere).endpoints(),
         *aliases.endpoints(),
-        *RoomCreation(parts.rooms, names.aliases, parts.default_room_version).endpoints(),
+        *PublicRoomEndpoints(parts.server_name, names.public_rooms).endpoints(),
+        *RoomCreation(parts.rooms, names.aliases, names.public_rooms, parts.default_room_version).endpoints(),
         *Membership(parts.rooms, names.aliases, database, timeline).endpoints(),
         *Sending(parts.rooms, names.canonical, database, timeline).endpoints(),
         *State(database, store, timeline, accounts, access, parts.clock).endpoints(),

@@ -14,7 +14,8 @@ from lmatrix.client_api.endpoints import Answer, Endpoint
 from lmatrix.client_api.errors import bad_json, invalid_param
 from lmatrix.client_api.fields import reason_of, room_id_in, user_id
 from lmatrix.client_api.interfaces import LocalUsers, TimelineStore
-from lmatrix.directory.canonical_alias import CANONICAL_ALIAS, CanonicalAliases
+from lmatrix.directory.canonical_alias import CanonicalAliases
+from lmatrix.directory.naming_power import CANONICAL_ALIAS
 from lmatrix.errors import InvalidIdentifier
 from lmatrix.http.messages import JsonObject, JsonRequest
 from lmatrix.rooms.interfaces import Database

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from lmatrix import ids
-from lmatrix.directory.canonical_alias import CANONICAL_ALIAS, CanonicalAliases
+from lmatrix.directory.canonical_alias import CanonicalAliases
 from lmatrix.directory.interfaces import (
     AliasStore,
     AliasTarget,
@@ -26,8 +26,8 @@ from lmatrix.directory.interfaces import (
     StoredAlias,
 )
 from lmatrix.directory.lookups import Lookups
+from lmatrix.directory.naming_power import may_name
 from lmatrix.errors import AliasTaken, Forbidden, InvalidIdentifier, InvalidParam, NotFound, UnsupportedRoomVersion
-from lmatrix.events.power_levels import PowerLevels
 from lmatrix.rooms.interfaces import Database
 from lmatrix.rooms.room import Room
 
@@ -163,7 +163,7 @@ class Aliases:
         if found is None:
             raise _unknown(alias)
         room = await self._room(found.room_id)
-        has_a_say = room is not None and _may_name(room, user_id)
+        has_a_say = room is not None and may_name(room, user_id)
         if found.creator != user_id and not has_a_say:
             raise Forbidden(f"{alias} is not yours to remove")
         await self._remove(found, user_id)
@@ -212,14 +212,6 @@ class Aliases:
             raise InvalidParam("room alias", f"{alias} is not one of this server, {self._server_name}")
         if any(character.isspace() or unicodedata.category(character) == "Cc" for character in alias):
             raise InvalidParam("room alias", "white space and control characters cannot be typed by others")
-
-
-def _may_name(room: Room, user_id: str) -> bool:
-    """Whether a user may say what a room's main alias is."""
-    if room.membership(user_id) != "join":
-        return False
-    levels = PowerLevels.of(room.state)
-    return levels.user_level(user_id) >= levels.level_for_event(CANONICAL_ALIAS, is_state=True)
 
 
 def _unknown(alias: str) -> NotFound:

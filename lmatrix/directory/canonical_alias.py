@@ -18,10 +18,9 @@ from twisted.python.failure import Failure
 
 from lmatrix import ids
 from lmatrix.directory.interfaces import AliasTarget, LoadsRooms, SendsEvents
+from lmatrix.directory.naming_power import CANONICAL_ALIAS
 from lmatrix.errors import BadAlias, InvalidIdentifier, InvalidParam, LMatrixError, NotFound, PeerError
 from lmatrix.rooms.room import Room
-
-CANONICAL_ALIAS = "m.room.canonical_alias"
 
 MAX_NAMED = 50
 """Aliases that one event names."""

@@ -16,10 +16,12 @@ from lmatrix.directory.interfaces import (
     LoadsRooms,
     Memberships,
     ProfileStore,
+    PublishedRoomStore,
     SendsEvents,
 )
 from lmatrix.directory.profile_changes import ProfileChanges
 from lmatrix.directory.profile_reading import Profiles
+from lmatrix.directory.public_rooms import PublicRooms
 from lmatrix.rooms.interfaces import Database, LocalDirectory
 
 
@@ -30,6 +32,7 @@ class DirectoryStores:
     profiles: ProfileStore
     aliases: AliasStore
     memberships: Memberships
+    published: PublishedRoomStore
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -41,12 +44,14 @@ class DirectoryFloor:
         changes: local users' changes of theirs.
         aliases: where aliases lead.
         canonical: what rooms call themselves.
+        public_rooms: the rooms that are shown to everybody.
     """
 
     profiles: Profiles
     changes: ProfileChanges
     aliases: Aliases
     canonical: CanonicalAliases
+    public_rooms: PublicRooms
 
     @classmethod
     def build(
@@ -97,6 +102,7 @@ class DirectoryFloor:
             ),
             aliases=aliases,
             canonical=CanonicalAliases(aliases.find, rooms, sender),
+            public_rooms=PublicRooms(server_name, database=database, store=stores.published, rooms=rooms, clock=clock),
         )
 
     async def stop(self) -> None:

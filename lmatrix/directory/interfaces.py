@@ -7,7 +7,7 @@ and never commits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -81,6 +81,32 @@ class AliasStore(Protocol):
 
     def aliases_after(self, tx: Any, alias: str, limit: int) -> Sequence[StoredAlias]:
         """In the order of their names, after that one."""
+
+
+@attrs.frozen(slots=True)
+class PublishedState:
+    """What the list of public rooms is made from.
+
+    Attributes:
+        room_id: the room.
+        joined: how many users are in it.
+        content: of some of its state events, by type.
+    """
+
+    room_id: str
+    joined: int
+    content: Mapping[str, Mapping[str, Any]]
+
+
+class PublishedRoomStore(Protocol):
+    """Which rooms this server shows to everybody."""
+
+    def is_published(self, tx: Any, room_id: str) -> bool: ...
+
+    def set_published(self, tx: Any, room_id: str, published: bool) -> None: ...
+
+    def published(self, tx: Any, server_name: str, types: Collection[str], limit: int) -> Sequence[PublishedState]:
+        """Those in which a user of the server is joined, with their state of some types."""
 
 
 class Memberships(Protocol):

@@ -17,6 +17,7 @@ from lmatrix.storage.one_time_keys import SqlOneTimeKeyStore
 from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
 from lmatrix.storage.profiles import SqlProfileStore
+from lmatrix.storage.published_rooms import SqlPublishedRoomStore
 from lmatrix.storage.receipts import SqlReceiptStore
 from lmatrix.storage.replication import SqlMirrorStore
 from lmatrix.storage.restoration import SqlRestorationStore
@@ -50,6 +51,7 @@ class Stores:
     restoration: SqlRestorationStore
     profiles: SqlProfileStore
     aliases: SqlAliasStore
+    published_rooms: SqlPublishedRoomStore
 
     @classmethod
     def create(cls) -> Stores:
@@ -73,4 +75,5 @@ class Stores:
             restoration=SqlRestorationStore(),
             profiles=SqlProfileStore(),
             aliases=SqlAliasStore(),
+            published_rooms=SqlPublishedRoomStore(),
         )

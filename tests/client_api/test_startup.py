@@ -67,6 +67,7 @@ class RouteTests(ClientTestCase):
         """Without a token nothing is done, whatever the endpoint."""
         opens = {
             "versions", "login", "login_flows", "register", "register_available", "profile", "get_alias",
+            "public_rooms", "get_visibility",
         }  # fmt: skip
         for route in client_routes(self.hub.parts).routes:
             if route.name in opens:

@@ -81,6 +81,7 @@ class DirectoryServer:
                 profiles=self.stores.profiles,
                 aliases=self.stores.aliases,
                 memberships=self.stores.sharing,
+                published=self.stores.published_rooms,
             ),
             accounts=StoredAccounts(server.database, server.accounts),
             peers=MemoryDirectoryPeers(server.network, server.name, self._servers),

@@ -25,6 +25,7 @@ MAY_SCAN = (
     "SELECT ghost, user_id FROM mirror_names",  # both at start-up
     "SELECT user_id, room_id, room_version, hub_server, canonical, stripped_state, stream FROM invites WHERE pending",
     "SELECT user_id FROM profiles WHERE announced < changes",  # start-up; through an index that has few rows
+    "SELECT p.room_id, r.room_nid FROM published_rooms",  # all that are listed, on purpose
 )
 
 PARENTS = ("INSERT INTO events", "INSERT INTO rooms")
@@ -246,6 +247,11 @@ class QueryPlanTests(StorageTestCase):
         aliases.aliases_by(tx, ALICE)
         aliases.aliases_after(tx, "", 9)
         aliases.remove_alias(tx, "#a:x")
+        published = self.stores.published_rooms
+        published.set_published(tx, ROOM, True)
+        published.is_published(tx, ROOM)
+        published.published(tx, "x", ["m.room.name"], 9)
+        published.set_published(tx, ROOM, False)
 
     def use_devices(self, tx: Any) -> None:
         stores = self.stores

@@ -58,7 +58,9 @@ EVENT_AUTH: Final = EndpointPath("event_auth", "GET", "/_matrix/federation/v1/ev
 VERSION: Final = EndpointPath("version", "GET", "/_matrix/federation/v1/version")
 QUERY_PROFILE: Final = EndpointPath("query_profile", "GET", "/_matrix/federation/v1/query/profile")
 QUERY_DIRECTORY: Final = EndpointPath("query_directory", "GET", "/_matrix/federation/v1/query/directory")
-"""The last five are Matrix's, and have one form only."""
+PUBLIC_ROOMS: Final = EndpointPath("public_rooms", "GET", "/_matrix/federation/v1/publicRooms")
+SEARCH_PUBLIC_ROOMS: Final = EndpointPath("search_public_rooms", "POST", "/_matrix/federation/v1/publicRooms")
+"""The last seven are Matrix's, and have one form only."""
 
 HUB_OFFER: Final = EndpointPath("hub_offer", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/offer/{txnId}")
 HUB_REQUEST: Final = EndpointPath("hub_request", "POST", "/_matrix/federation/unstable/org.lmatrix.hub/request/{txnId}")

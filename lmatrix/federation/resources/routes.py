@@ -19,6 +19,7 @@ from lmatrix.federation.resources.invite import InviteResource, TakesInvites
 from lmatrix.federation.resources.keys import AnswersKeyQueries, KeysResource, PublishesKeys
 from lmatrix.federation.resources.membership import MembershipResource, ShakesHands
 from lmatrix.federation.resources.paths import EndpointPath
+from lmatrix.federation.resources.public_rooms import ListsRooms, PublicRoomsResource
 from lmatrix.federation.resources.queries import QueriesResource, TellsProfiles, TellsWhereAliasesLead
 from lmatrix.federation.resources.send import Receives, SendResource
 from lmatrix.federation.resources.version import version
@@ -38,6 +39,9 @@ MAX_KEY_QUERY_BODY = 64 * 1024
 
 MAX_CLAIM_BODY = 256 * 1024
 """Bytes: a thousand devices whose keys are claimed."""
+
+MAX_SEARCH_BODY = 16 * 1024
+"""Bytes: a search term, and some room types."""
 
 MAX_BARE_BODY = 1024
 """Bytes of a body where none is asked for."""
@@ -59,6 +63,7 @@ def federation_table(
     claims: HandsKeysOut,
     profiles: TellsProfiles,
     aliases: TellsWhereAliasesLead,
+    public_rooms: ListsRooms,
     *,
     max_send_body: int = MAX_SEND_BODY,
 ) -> RouteTable:
@@ -68,7 +73,7 @@ def federation_table(
         admission: the door.
         receiver, handshakes, history, candidacy, transfer, heads: the rooms.
         directory, claims: local users' devices and their keys.
-        profiles, aliases: what users and rooms are called.
+        profiles, aliases, public_rooms: what users and rooms are called, and the list of rooms.
         max_send_body: bytes of a transaction.
     """
     membership = MembershipResource(admission, handshakes)
@@ -91,6 +96,7 @@ def federation_table(
         (paths.CLAIM_KEYS, devices.claim, MAX_CLAIM_BODY),
     )
     hubs = HubTransferResource(admission, candidacy, transfer)
+    listed = PublicRoomsResource(admission, public_rooms)
     queries = QueriesResource(admission, profiles, aliases)
     single = tuple(
         Route(endpoint.method, endpoint.stable, handler, endpoint.name, MAX_BARE_BODY)
@@ -99,12 +105,15 @@ def federation_table(
             (paths.EVENT_AUTH, events.event_auth),
             (paths.QUERY_PROFILE, queries.profile),
             (paths.QUERY_DIRECTORY, queries.directory),
+            (paths.PUBLIC_ROOMS, listed.get),
             (paths.DEVICES, devices.devices),
             (paths.HUB_OFFER, hubs.offer),
             (paths.HUB_REQUEST, hubs.request),
             (paths.HEAD, HeadsResource(admission, heads).get),
         )
     )
+    search = paths.SEARCH_PUBLIC_ROOMS
+    single += (Route(search.method, search.stable, listed.post, search.name, MAX_SEARCH_BODY),)
     return RouteTable(
         "federation", tuple(route for entry in handlers for route in _twins(*entry)) + single, shared_out=True
     )

@@ -10,7 +10,7 @@ from tests.conformance.registry import case
 from tests.conformance.stage import Stage
 from tests.conformance.verdicts import NotTested, expect, expect_answer, expect_equal, expect_error
 from tests.end_to_end.client_user import ClientUser, place
-from tests.end_to_end.wire_events import event_id
+from tests.end_to_end.wire_events import JsonObject, event_id
 
 
 @case("matrix-version/names-the-server")
@@ -177,3 +177,38 @@ async def aliases_of_others(s: Stage) -> None:
     expect_equal([("directory",)], [arrival.segments for arrival in asked], "what was asked for")
     expect_equal([alias], list(asked[0].query["room_alias"]), "room_alias")
     await user.change(hub.room_id, "leave")
+
+
+# -- The list of rooms ------------------------------------------------------------------------------------------------
+
+
+async def _listed(s: Stage, term: str) -> list[JsonObject]:
+    body = {"filter": {"generic_search_term": term}, "limit": 50}
+    answer = await s.request("POST", "/_matrix/federation/v1/publicRooms", body)
+    listed: list[JsonObject] = expect_answer(answer, 200)["chunk"]
+    return listed
+
+
+@case(
+    "matrix-public-rooms/lists-public-rooms",
+    "matrix-public-rooms/others-are-not",
+    "matrix-public-rooms/search",
+    "matrix-public-rooms/authenticated",
+)
+async def public_rooms(s: Stage) -> None:
+    """A public room is found by its name, another one is not; only if signed for."""
+    name = f"Röom {s.suite.run} {s.suite.number()}"
+    room = await s.room(visibility="public", name=name, topic="a topic")
+    await s.room(name=name)
+    await room.join()
+    answer = expect_answer(await s.get("/_matrix/federation/v1/publicRooms?limit=500"), 200)
+    expect(isinstance(answer.get("chunk"), list), "there is no chunk in the answer")
+    for term in (name, name.upper()):
+        found = await _listed(s, term)
+        expect_equal([room.id], [one.get("room_id") for one in found], f"the rooms called {term!r}")
+        shown = {key: found[0].get(key) for key in ("name", "topic", "world_readable", "guest_can_join")}
+        expected = {"name": name, "topic": "a topic", "world_readable": False, "guest_can_join": False}
+        expect_equal(expected, shown, "what is told of the room")
+        expect(isinstance(found[0].get("num_joined_members"), int), f"num_joined_members is no number: {found[0]}")
+    expect_equal([], await _listed(s, f"no room {s.suite.run}"), "rooms with a term that none has")
+    expect_answer(await s.plain("GET", "/_matrix/federation/v1/publicRooms"), 401)

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from lmatrix.crypto.keys import SigningKey
 from lmatrix.directory.interfaces import AliasTarget
 from lmatrix.directory.profiles import Profile
+from lmatrix.directory.public_rooms import RoomQuery
 from lmatrix.errors import Unauthenticated
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu
@@ -171,6 +172,17 @@ class NotingAliases:
         return AliasTarget(ROOM, ("hub.example", "north.example"))
 
 
+class NotingList:
+    """Stands for the list of public rooms."""
+
+    def __init__(self, rooms: NotingRooms) -> None:
+        self._rooms = rooms
+
+    async def page(self, query: RoomQuery) -> JsonObject:
+        self._rooms.note("page", query)
+        return {"chunk": [], "total_room_count_estimate": 0}
+
+
 class ApiTestCase(SynchronousTestCase):
     """The API, and a client of it."""
 
@@ -196,6 +208,7 @@ class ApiTestCase(SynchronousTestCase):
             self.rooms,
             NotingProfiles(self.rooms),
             NotingAliases(self.rooms),
+            NotingList(self.rooms),
         )
         self.site = site_for(*table.routes, *key_table(self.rooms, self.rooms).routes, clock=self.clock)
 

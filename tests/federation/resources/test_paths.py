@@ -24,7 +24,15 @@ EXPECTED = {
     "/_matrix/federation/v1/user/keys/claim": "user/keys/claim",
 }
 
-MATRIX_ONLY = (paths.DEVICES, paths.EVENT_AUTH, paths.VERSION, paths.QUERY_PROFILE, paths.QUERY_DIRECTORY)
+MATRIX_ONLY = (
+    paths.DEVICES,
+    paths.EVENT_AUTH,
+    paths.VERSION,
+    paths.QUERY_PROFILE,
+    paths.QUERY_DIRECTORY,
+    paths.PUBLIC_ROOMS,
+    paths.SEARCH_PUBLIC_ROOMS,
+)
 """What the I-D does not have: in one form."""
 
 
