@@ -7,6 +7,8 @@ template nothing is used but the hub that it names: the event is ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from lmatrix import ids
@@ -27,12 +29,15 @@ class Asked:
 
     Attributes:
         hub: the server to send it to.
-        version: the room's version.
+        version: the room's version, as far as is known.
+        version_is_known: whether the hub, or somebody before it, has said the version. A bare template (the I-D's form)
+            does not.
         lpdu: our event, signed for that hub.
     """
 
     hub: str
     version: RoomVersion
+    version_is_known: bool
     lpdu: Lpdu
 
 
@@ -50,23 +55,34 @@ class Asker:
         self._peers = peers
         self._timestamps = timestamps
 
-    async def ask(self, server: str, membership: str, room_id: str, user_id: str, content: JsonObject) -> Asked:
+    async def ask(
+        self,
+        server: str,
+        membership: str,
+        room_id: str,
+        user_id: str,
+        content: JsonObject,
+        known: RoomVersion | None = None,
+    ) -> Asked:
         """Begin a handshake with a server that may be, or know, the hub.
 
         Args:
             membership: ``"join"``, ``"leave"`` or ``"knock"``.
             content: content of the event, ``membership`` included.
+            known: the room's version, when it is known already.
 
         Raises:
             PeerError: it does not let the user, or gives no usable answer.
             UnsupportedRoomVersion: the room has a version that we do not know.
         """
         hub, template = await self._template(server, membership, room_id, user_id)
-        # A bare template (the I-D's form) does not say the version; it is one of those that we named, and only
-        # prototypes answer so.
-        version = room_version(template.room_version or known_room_versions()[-1])
+        stated = None if template.room_version is None else room_version(template.room_version)
+        # A bare template does not say the version, and is what prototypes answer; but so may anybody by the I-D. A
+        # membership event that we make is the same in all versions.
+        version = stated or known or room_version(known_room_versions()[-1])
         hub_server = _named(hub, template.event.get("hub_server")) or hub
-        return Asked(hub, version, self.signed(hub_server, version, room_id, user_id, content))
+        lpdu = self.signed(hub_server, version, room_id, user_id, content)
+        return Asked(hub, version, (stated or known) is not None, lpdu)
 
     def signed(self, hub_server: str, version: RoomVersion, room_id: str, user_id: str, content: JsonObject) -> Lpdu:
         """A user's event about their own membership, signed for a hub."""
@@ -96,6 +112,23 @@ class Asker:
                     raise
                 hub = named
         raise PeerMisbehaved(server, f"no server of {room_id} admits to be its hub")
+
+
+def version_of_room(asked: Asked, state: Sequence[JsonObject]) -> RoomVersion:
+    """The room's version: the one that is known, or else what the room's create event says.
+
+    Args:
+        state: events, or stripped ones, as the hub gave them.
+
+    Raises:
+        UnsupportedRoomVersion: we do not know that version.
+    """
+    if not asked.version_is_known:
+        for event in state:
+            content = event.get("content")
+            if event.get("type") == "m.room.create" and isinstance(content, dict):
+                return room_version(content.get("room_version"))
+    return asked.version
 
 
 def _named(server: str, hub_server: object) -> str | None:

@@ -35,7 +35,9 @@ class Departer:
         invite alive.
         """
         try:
-            asked = await self._asker.ask(invite.hub_server, "leave", invite.room_id, invite.user_id, content)
+            asked = await self._asker.ask(
+                invite.hub_server, "leave", invite.room_id, invite.user_id, content, room_version(invite.room_version)
+            )
             await self._peers.send_membership(asked.hub, "leave", asked.version, asked.lpdu)
         except (PeerError, UnsupportedRoomVersion) as error:
             self.log.warn(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 
 import attrs
 
@@ -19,6 +20,7 @@ from lmatrix.errors import EventRejected
 from lmatrix.events.auth_events import are_selected
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Pdu
+from lmatrix.events.state import StateEvent
 from lmatrix.rooms.interfaces import Standing
 from lmatrix.rooms.room import RoomDraft
 
@@ -52,7 +54,14 @@ class Followed:
     reason: str = ""
 
 
-def follow(draft: RoomDraft, pdus: Sequence[Pdu], held: Collection[str], *, fill_gaps: bool) -> list[Followed]:
+def follow(
+    draft: RoomDraft,
+    pdus: Sequence[Pdu],
+    held: Collection[str],
+    *,
+    fill_gaps: bool,
+    cited: Mapping[str, StateEvent | None] = MappingProxyType({}),
+) -> list[Followed]:
     """Continue the log with what follows.
 
     Args:
@@ -61,18 +70,28 @@ def follow(draft: RoomDraft, pdus: Sequence[Pdu], held: Collection[str], *, fill
         held: event IDs, among those of ``pdus`` and their predecessors, that the log holds.
         fill_gaps: whether a gap can still be filled; when not, a version that does not enforce the chain keeps what
             comes after the gap.
+        cited: in a version that does not enforce the chain, the events that ``pdus`` cite as auth events, as far as the
+            log has them; ``None`` for those that are no state.
     """
-    present = set(held)
+    present, known = set(held), dict(cited)
     fates = []
     for pdu in pdus:
-        one = _follow_one(draft, pdu, present, fill_gaps=fill_gaps)
+        one = _follow_one(draft, pdu, present, known, fill_gaps=fill_gaps)
         if one.fate in (Fate.APPENDED, Fate.REJECTED):
             present.add(pdu.event_id)
+            known[pdu.event_id] = None if pdu.state_key is None else StateEvent.from_pdu(pdu)
         fates.append(one)
     return fates
 
 
-def _follow_one(draft: RoomDraft, pdu: Pdu, present: Collection[str], *, fill_gaps: bool) -> Followed:
+def _follow_one(
+    draft: RoomDraft,
+    pdu: Pdu,
+    present: Collection[str],
+    cited: Mapping[str, StateEvent | None],
+    *,
+    fill_gaps: bool,
+) -> Followed:
     if pdu.event_id in present or pdu.event_id == draft.head_event_id:
         return Followed(pdu, Fate.HELD)
     if tuple(pdu.prev_events) != draft.prev_events():
@@ -89,7 +108,7 @@ def _follow_one(draft: RoomDraft, pdu: Pdu, present: Collection[str], *, fill_ga
         # It is not the hub that said this, so it takes no place in the hub's order.
         return Followed(pdu, Fate.FOREIGN, f"it names {pdu.hub_server} as the hub, which is {draft.hub_server}")
     try:
-        _authorise(draft, pdu)
+        _authorise(draft, pdu, cited)
     except EventRejected as error:
         draft.append(pdu, Standing.REJECTED)
         return Followed(pdu, Fate.REJECTED, f"rule {error.rule}: {error}")
@@ -97,12 +116,20 @@ def _follow_one(draft: RoomDraft, pdu: Pdu, present: Collection[str], *, fill_ga
     return Followed(pdu, Fate.APPENDED)
 
 
-def _authorise(draft: RoomDraft, pdu: Pdu) -> None:
-    # In a linear room the auth events can be none but those that the hub selects from the state before the event. A
-    # version that tolerates forks has hubs that select from a state of a moment ago.
-    if draft.version.enforces_chain and not are_selected(pdu.auth_events, pdu, draft.state):
-        raise EventRejected("4.2", "its auth events are not those that the state before it gives")
-    authorise(pdu, draft.state, prev_events=pdu.prev_events)
+def _authorise(draft: RoomDraft, pdu: Pdu, cited: Mapping[str, StateEvent | None]) -> None:
+    auth_events = None
+    if draft.version.enforces_chain:
+        # In a linear room the auth events can be none but those that the hub selects from the state before the event.
+        if not are_selected(pdu.auth_events, pdu, draft.state):
+            raise EventRejected("4.2", "its auth events are not those that the state before it gives")
+    elif all(event_id in cited for event_id in pdu.auth_events):
+        # A version that tolerates forks has hubs that select from a state of a moment ago, which may be from before we
+        # came. Where we have all of them, they are of the right kinds at least.
+        found = [cited[event_id] for event_id in pdu.auth_events]
+        auth_events = [event for event in found if event is not None]
+        if len(auth_events) < len(found):
+            raise EventRejected("4.2", "one of its auth events is no state")
+    authorise(pdu, draft.state, prev_events=pdu.prev_events, auth_events=auth_events)
 
 
 def leading_to(last: str, pdus: Mapping[str, Pdu], *, stop_at: str | None) -> list[Pdu]:

@@ -27,7 +27,7 @@ from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.events.room_versions import RoomVersion
 from lmatrix.events.state import StateEvent, StateMap
-from lmatrix.rooms.asking import Asker
+from lmatrix.rooms.asking import Asker, version_of_room
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import (
@@ -126,10 +126,11 @@ class Joiner:
     ) -> tuple[LoadedRoom, int]:
         content = {**extra_content, "membership": "join"}
         asked = await self._asker.ask(server, "join", room_id, user_id, content)
-        hub, version, lpdu = asked.hub, asked.version, asked.lpdu
+        hub, lpdu = asked.hub, asked.lpdu
         self._rooms.expect_events(room_id, hub)
         try:
-            answer = await self._peers.send_membership(hub, "join", version, lpdu)
+            answer = await self._peers.send_membership(hub, "join", asked.version, lpdu)
+            version = version_of_room(asked, _objects_of(answer.get("state")))
             snapshot = await self._check_answer(hub, version, lpdu, answer)
             first = SEGMENT_STRIDE
             if present is not None:
@@ -228,6 +229,10 @@ class Joiner:
         self._store.put_state_snapshot(tx, room_id, first - 1, snapshot.state)
         join = AppendedEvent(first, snapshot.join, Standing.ACCEPTED, snapshot.join.lpdu_hash)
         return self._store.append(tx, RoomAppend(room_id, (join,)))
+
+
+def _objects_of(raw: object) -> Sequence[JsonObject]:
+    return [one for one in raw if isinstance(one, dict)] if isinstance(raw, list) else []
 
 
 def _auth_order(by_id: dict[str, Pdu]) -> list[Pdu]:

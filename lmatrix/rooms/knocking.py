@@ -11,9 +11,9 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from lmatrix.errors import LMatrixError, NotFound
+from lmatrix.errors import LMatrixError, NotFound, SchemaViolation, UnsupportedRoomVersion
 from lmatrix.events.stripped_state import check_stripped
-from lmatrix.rooms.asking import Asker
+from lmatrix.rooms.asking import Asker, version_of_room
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import Database, InviteStore, JsonObject, LocalAudience, Peers
 
@@ -72,10 +72,16 @@ class Knocker:
     async def _knock_through(self, server: str, user_id: str, room_id: str, content: JsonObject) -> None:
         asked = await self._asker.ask(server, "knock", room_id, user_id, content)
         answer = await self._peers.send_membership(asked.hub, "knock", asked.version, asked.lpdu)
-        state = check_stripped(answer.get("stripped_state", answer.get("knock_room_state", [])))
+        try:
+            state = check_stripped(answer.get("stripped_state", answer.get("knock_room_state", [])))
+            version = version_of_room(asked, state)
+        except (SchemaViolation, UnsupportedRoomVersion) as error:
+            # The hub has taken the knock, and what it says of its room is for show.
+            self.log.warn("{room_id}: {hub} says of the room: {error}", room_id=room_id, hub=asked.hub, error=error)
+            state, version = [], asked.version
 
         def work(tx: Any) -> int:
-            return self._store.put(tx, user_id, room_id, asked.version.identifier, asked.hub, asked.lpdu, state)
+            return self._store.put(tx, user_id, room_id, version.identifier, asked.hub, asked.lpdu, state)
 
         stream = await self._database.write(work)
         self._audience.stream_advanced(stream, room_id, (user_id,))

@@ -6,7 +6,7 @@ when the hub does what it must not. The hub's answer to a transaction waits unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from lmatrix.canonical_json import encode
 from lmatrix.errors import EventDropped, UnknownKey
 from lmatrix.events.forms import Pdu
+from lmatrix.events.state import StateEvent
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.following import Fate, Followed, follow
@@ -150,13 +151,17 @@ class Participant:
         while True:
             head = loaded.room.head_event_id
             held = (await self._held(loaded, pdus)).union(closing.earlier if closing is not None else ())
+            cited = await self._cited(loaded, pdus)
 
             def decide(
-                draft: RoomDraft, head: str | None = head, held: Collection[str] = held
+                draft: RoomDraft,
+                head: str | None = head,
+                held: Collection[str] = held,
+                cited: Mapping[str, StateEvent | None] = cited,
             ) -> list[Followed] | None:
                 if draft.head_event_id != head:
                     return None  # what is held has become more since that was looked up
-                return follow(draft, pdus, held, fill_gaps=fill_gaps)
+                return follow(draft, pdus, held, fill_gaps=fill_gaps, cited=cited)
 
             def settle(tx: Any, fates: list[Followed] | None) -> None:
                 if fates is None:
@@ -184,6 +189,20 @@ class Participant:
         wanted = {pdu.event_id for pdu in pdus}.union(*(pdu.prev_events for pdu in pdus))
         events = await self._database.read(lambda tx: self._store.events(tx, sorted(wanted)))
         return {event_id for event_id, event in events.items() if event.position > 0}
+
+    async def _cited(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> Mapping[str, StateEvent | None]:
+        """The auth events of events, as far as we have them, where they cannot be told from the state alone."""
+        room = loaded.room
+        wanted = {event_id for pdu in pdus for event_id in pdu.auth_events}
+        if room.version.enforces_chain or not wanted:
+            return {}
+        stored = await self._database.read(lambda tx: self._store.events(tx, sorted(wanted)))
+        found: dict[str, StateEvent | None] = {}
+        for event_id, event in stored.items():
+            pdu = Pdu.from_canonical(event.canonical, room.version, event_id)
+            if pdu.room_id == room.room_id:
+                found[event_id] = None if pdu.state_key is None else StateEvent.from_pdu(pdu)
+        return found
 
     async def catch_up(self, loaded: LoadedRoom, event_id: str, source: str) -> bool:
         """Fetch what is missing up to and including an event; whether the log then has it. It may go on beyond it:

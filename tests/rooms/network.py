@@ -67,6 +67,7 @@ class Network:
         self.servers: dict[str, Server] = {}
         self.unreachable: set[str] = set()
         self.keyless: set[str] = set()
+        self.bare: set[str] = set()
         self.requests: list[tuple[str, str, str]] = []
         self.slow: dict[tuple[str, str], Deferred[None]] = {}
         self.device_servers: dict[str, Any] = {}
@@ -154,7 +155,8 @@ class MemoryPeers:
             destination, peer.floor.handshakes.make(self._us, membership, room_id, user_id, versions)
         )
         answer = parse_object(encode(answer))
-        return MembershipTemplate(answer["event"], answer["room_version"])
+        version = None if destination in self._network.bare else answer["room_version"]
+        return MembershipTemplate(answer["event"], version)
 
     async def send_membership(
         self, destination: str, membership: str, room_version: RoomVersion, lpdu: Lpdu

@@ -23,7 +23,7 @@ from lmatrix.errors import (
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.creation import InitialEvent, Preset
 from lmatrix.events.forms import Lpdu
-from lmatrix.events.room_versions import V02, room_version
+from lmatrix.events.room_versions import V02, known_room_versions, room_version
 from tests.rooms.network import NetworkTestCase, Server, done, result_of
 
 
@@ -121,6 +121,16 @@ class JoinTests(NetworkTestCase):
         self.north.join(self.bob, room_id, self.hub.name)
         self.south.join(self.carol, room_id, self.north.name)
         self.assertEqual("join", done(self.hub.floor.rooms.load(room_id)).membership(self.carol))
+
+    def test_a_template_without_a_version(self) -> None:
+        """A hub whose templates do not say the room's version is joined in whichever version its room has."""
+        self.network.bare.add(self.hub.name)
+        for version in known_room_versions():
+            room_id = self.hub.create_room(self.alice, version=version)
+            self.north.join(self.bob, room_id, self.hub.name)
+            self.assertEqual(version, done(self.north.floor.rooms.load(room_id)).version.identifier)
+            self.say(self.hub, room_id, self.alice, "hello")
+            self.assertEqual(["hello"], self.north.bodies(room_id))
 
     def test_events_that_overtake_the_answer_wait(self) -> None:
         """The hub's first transaction may arrive before its answer to the join; nothing of it is lost."""
@@ -381,6 +391,21 @@ class KnockTests(NetworkTestCase):
         self.assertEqual("invite", parse_object(self.pending().canonical)["content"]["membership"])
         self.north.join(self.bob, self.room_id)
         self.say(self.north, self.room_id, self.bob, "thanks")
+
+    def test_a_knock_at_a_room_that_is_badly_described(self) -> None:
+        """The knock has been taken, whatever the hub then says of its room, and can be taken back."""
+        original = self.hub.floor.handshakes.send
+
+        async def send(*arguments: Any) -> bytes:
+            answer = await original(*arguments)
+            return b'{"stripped_state":[{"type":1}]}' if arguments[1] == "knock" else answer
+
+        object.__setattr__(self.hub.floor.handshakes, "send", send)
+        self.network.bare.add(self.hub.name)
+        self.successResultOf(self.knock(self.north, self.bob, self.hub.name))
+        self.assertEqual("knock", done(self.hub.floor.rooms.load(self.room_id)).membership(self.bob))
+        done(self.north.floor.local_users.leave(self.bob, self.room_id, None))
+        self.assertEqual("leave", done(self.hub.floor.rooms.load(self.room_id)).membership(self.bob))
 
     def test_a_knock_that_is_refused(self) -> None:
         """A kick of the knocking user reaches them."""

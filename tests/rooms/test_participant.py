@@ -46,7 +46,7 @@ class FollowingTests(NetworkTestCase):
             content={"body": body, "msgtype": "m.text"},
             origin_server_ts=17,
             hub_server=self.hub.name,
-            auth_events=[event.event_id for event in auth if event is not None],
+            auth_events=more.pop("auth_events", [event.event_id for event in auth if event is not None]),
             prev_events=[prev_event],
             keys=self.hub.identity.keys,
             **more,
@@ -142,6 +142,37 @@ class FollowingTests(NetworkTestCase):
         self.assertEqual(["1", "2", "3"], self.north.bodies(self.room_id))
         self.network.keyless.add(self.south.name)
         self.assertEqual({"failed_pdus": {}}, self.receive(second, third))
+
+    def test_auth_events_where_hubs_may_be_a_moment_behind(self) -> None:
+        """In a version that tolerates forks, auth events may be older ones, but not of other kinds, nor doubled."""
+        self.room_id = room_id = self.hub.create_room(self.alice, version=V02)
+        self.north.join(self.bob, room_id, self.hub.name)
+        older = done(self.hub.floor.rooms.load(room_id)).state.get("m.room.power_levels")
+        newer = done(
+            self.hub.floor.local_users.send(
+                room_id, self.alice, "m.room.power_levels", {**older.content, "invite": 1}, state_key=""
+            )
+        )
+        topic = done(self.hub.floor.local_users.send(room_id, self.alice, "m.room.topic", {"topic": "x"}, state_key=""))
+        self.network.settle()
+        head = self.hub.pdus(room_id)[-1]
+        right = self.forged(head.event_id, "right", version=V02)
+        stale = [older.event_id if event_id == newer else event_id for event_id in right.auth_events]
+        for number, (auth_events, shown) in enumerate(
+            (
+                ([*right.auth_events, topic], False),
+                ([*right.auth_events, older.event_id], False),
+                ([*right.auth_events, head.event_id], False),
+                (right.auth_events[1:], False),
+                (stale, True),
+                ([*right.auth_events, "$" + "x" * 43], True),
+            )
+        ):
+            body = f"number {number}"
+            pdu = self.forged(self.north.log(room_id)[-1].event_id, body, version=V02, auth_events=auth_events)
+            self.receive(pdu)
+            last = self.north.log(room_id)[-1]
+            self.assertEqual((pdu.event_id, shown), (last.event_id, last.standing is Standing.ACCEPTED), body)
 
     def test_what_can_never_be_verified(self) -> None:
         """A hub that passes on what is signed with none of its sender's keys is caught, and not asked to try again."""

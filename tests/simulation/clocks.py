@@ -96,11 +96,11 @@ class ServerClock:
         self._calls = {}
 
     def _due(self, call: DelayedCall) -> None:
+        del self._calls[call]
         if call.delayed_time > 0:
             call.activate_delay()
-            self._moved(call)
+            self._calls[call] = self._world.callLater(max(0.0, call.time - self.seconds()), self._due, call)
             return
-        del self._calls[call]
         call.called = 1
         try:
             call.func(*call.args, **call.kw)

@@ -1,0 +1,1 @@
+"""Fuzzing: whole servers, and everything that can be said to them."""
