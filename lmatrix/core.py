@@ -130,6 +130,8 @@ class Core:
         The deliveries in flight are finished, the rooms idle, the database is drained and closed last.
         """
         return (
+            self.rooms.heads.stop,
+            self.rooms.listener.stop,
             self.rooms.recovery.stop,
             self.names.stop,
             self.delivery.stop,
@@ -291,12 +293,16 @@ def build_core(
         clock=reactor,
     )
 
+    def heard_from(server: str) -> None:
+        delivery.heard_from(server)
+        rooms.recovery.heard_from(server)
+
     # Towards us.
     authenticator: Authenticates = Authenticator(
         identity.server_name,
         keyring,
         allow_ip_literals=federation.allow_ip_literals,
-        on_heard=delivery.heard_from,
+        on_heard=heard_from,
     )
     if only_servers is not None:
         authenticator = OnlyFrom(authenticator, only_servers)

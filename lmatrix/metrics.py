@@ -48,6 +48,8 @@ class Metrics:
         mirror_losses: events that could not be, by direction and cause (a fixed word).
         mirror_corrections: events that were written to bring one side back in line, by direction.
         mirror_lag_events, mirror_lag_seconds: what waits, over all mirrors, and how long the oldest has been waiting.
+        head_statements: statements of how far a room is held, by outcome: ``sent``; ``agrees``, ``differs`` or a fixed
+            word for why it does not count; and ``found_…`` for what became of a difference.
         held_rooms: rooms that take nothing new before it is known whether others hold more of them.
         federation_requests_out: requests to other servers, by outcome (``ok``, ``refused``, ``unreachable``,
             ``misbehaved``).
@@ -100,6 +102,9 @@ class Metrics:
         self.mirror_lag_events = self._gauge("mirror_lag_events", "Events that wait to be carried over.", "direction")
         self.mirror_lag_seconds = self._gauge(
             "mirror_lag_seconds", "How long the oldest of them has been waiting.", "direction"
+        )
+        self.head_statements = self._counter(
+            "head_statements", "Statements of how far a room is held, sent, heard and looked into.", "outcome"
         )
         self.held_rooms = self._gauge("held_rooms", "Rooms that are being recovered after a restoration.")
         self.federation_requests_out = self._counter(

@@ -223,6 +223,7 @@ def build_server(
             rooms=rooms.rooms,
             transfer=rooms.transfer,
             recovery=rooms.recovery,
+            listener=rooms.listener,
             aliases=core.names.aliases,
             exporter=EvidenceExporter(config.server_name, database, stores.rooms, stores.overview, core.keyring),
         )

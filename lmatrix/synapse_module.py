@@ -212,6 +212,7 @@ def _tables(
             rooms=core.rooms.rooms,
             transfer=core.rooms.transfer,
             recovery=core.rooms.recovery,
+            listener=core.rooms.listener,
             aliases=core.names.aliases,
             exporter=EvidenceExporter(identity.server_name, database, stores.rooms, stores.overview, core.keyring),
         )

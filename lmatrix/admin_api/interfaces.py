@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lmatrix.directory.interfaces import StoredAlias
 from lmatrix.rooms.evidence_export import EvidencePage
+from lmatrix.rooms.hearing import Heard
 from lmatrix.rooms.recovery import RecoveringRoom
 from lmatrix.rooms.room import Room
 
@@ -49,3 +50,9 @@ class LooksAfterAliases(Protocol):
     async def all_after(self, alias: str, limit: int) -> Sequence[StoredAlias]: ...
 
     async def remove_for_operator(self, alias: str) -> str: ...
+
+
+class HearsHeads(Protocol):
+    """See :class:`lmatrix.rooms.hearing.HeadListener`."""
+
+    def last_heard(self, room_id: str) -> Sequence[Heard]: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from lmatrix import ids
-from lmatrix.admin_api.interfaces import LoadsRooms, MovesRooms, RecoversRooms
+from lmatrix.admin_api.interfaces import HearsHeads, LoadsRooms, MovesRooms, RecoversRooms
 from lmatrix.admin_api.pages import after_name, limit_of, page, room_id_of
 from lmatrix.errors import BadRequest, InvalidIdentifier, NotFound, UnsupportedRoomVersion
 from lmatrix.http.messages import JsonObject, JsonRequest
@@ -23,6 +23,7 @@ class RoomsResource:
         database, overview: what is shown.
         rooms, transfer: who moves rooms.
         recovery: who recovers them.
+        listener: who hears how far others hold them.
     """
 
     log = Logger()
@@ -35,6 +36,7 @@ class RoomsResource:
         rooms: LoadsRooms,
         transfer: MovesRooms,
         recovery: RecoversRooms,
+        listener: HearsHeads,
     ) -> None:
         self._server_name = server_name
         self._database = database
@@ -42,6 +44,7 @@ class RoomsResource:
         self._rooms = rooms
         self._transfer = transfer
         self._recovery = recovery
+        self._listener = listener
 
     async def get_all(self, request: JsonRequest) -> JsonObject:
         """``GET /rooms``: ``{"rooms": [{"room_id", "room_version", "hub", "role", "head", "joined"}, …]}``.
@@ -58,7 +61,9 @@ class RoomsResource:
         """``GET /rooms/{roomId}``: one room, and besides what the list says of it ``pending_lpdus``, ``evidence``
         (numbers), ``candidates``: the servers to which it could be moved now, the likeliest first; ``recovery``: as in
         the list of held rooms, ``null`` when it is not held; and ``forked``: in words, when this server has found out,
-        since it was started, that it gave the room two histories.
+        since it was started, that it gave the room two histories; and ``heads``: what other servers said lately of how
+        far they hold the room, ``[{"server", "head", "ts", "agrees"}, …]``, where ``agrees`` says whether it is held
+        here, too (``null``: not known yet).
         """
         room_id = room_id_of(request)
         found, backlog = await self._database.read(
@@ -74,6 +79,15 @@ class RoomsResource:
             "candidates": await self._candidates(room_id),
             "recovery": None if recovering is None else recovery_json(recovering),
             "forked": self._recovery.forked(room_id),
+            "heads": [
+                {
+                    "server": heard.statement.server,
+                    "head": heard.statement.head,
+                    "ts": heard.statement.ts,
+                    "agrees": heard.agrees,
+                }
+                for heard in self._listener.last_heard(room_id)
+            ],
         }
 
     async def transfer(self, request: JsonRequest) -> JsonObject:

@@ -10,7 +10,14 @@ from lmatrix.admin_api.access import AdminAccess
 from lmatrix.admin_api.aliases import AliasesResource
 from lmatrix.admin_api.destinations import DestinationsResource
 from lmatrix.admin_api.evidence import EvidenceResource
-from lmatrix.admin_api.interfaces import ExportsEvidence, LoadsRooms, LooksAfterAliases, MovesRooms, RecoversRooms
+from lmatrix.admin_api.interfaces import (
+    ExportsEvidence,
+    HearsHeads,
+    LoadsRooms,
+    LooksAfterAliases,
+    MovesRooms,
+    RecoversRooms,
+)
 from lmatrix.admin_api.recovery import RecoveryResource
 from lmatrix.admin_api.rooms import RoomsResource
 from lmatrix.http.routes import Handler, Route, RouteTable
@@ -32,6 +39,7 @@ def admin_table(
     rooms: LoadsRooms,
     transfer: MovesRooms,
     recovery: RecoversRooms,
+    listener: HearsHeads,
     exporter: ExportsEvidence,
     aliases: LooksAfterAliases,
 ) -> RouteTable:
@@ -41,11 +49,11 @@ def admin_table(
         server_name: ours.
         token: what a request must bear.
         database, overview: what is shown.
-        rooms, transfer, recovery, exporter: the rooms.
+        rooms, transfer, recovery, listener, exporter: the rooms.
         aliases: what rooms are called.
     """
     access = AdminAccess(token)
-    of_rooms = RoomsResource(server_name, database, overview, rooms, transfer, recovery)
+    of_rooms = RoomsResource(server_name, database, overview, rooms, transfer, recovery, listener)
     of_recovery = RecoveryResource(recovery)
     of_aliases = AliasesResource(aliases)
     endpoints: tuple[tuple[str, str, Handler, str], ...] = (

@@ -54,6 +54,9 @@ def _print_one(room: dict[str, Any]) -> None:
         lines["TWO HISTORIES"] = f"{room['forked']} (see `lmatrix audit`)"
     if room["role"] == "hub":
         lines["could be moved to"] = ", ".join(room["candidates"]) or "nobody"
+    for heard in room.get("heads", ()):
+        agrees = {True: "as here", False: "which is not held here"}.get(heard["agrees"], "which is looked for")
+        lines[f"said by {heard['server']}"] = f"its log ends with {heard['head']}, {agrees}"
     for name, value in lines.items():
         print(f"{name + ':':<21}{value}")
 

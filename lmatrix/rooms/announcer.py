@@ -19,6 +19,7 @@ from lmatrix.rooms.leading_out import LeadingOut
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.sequencer import Commit
+from lmatrix.rooms.stating import HeadSpeaker
 from lmatrix.rooms.transfer import HubTransfer
 
 
@@ -46,6 +47,7 @@ class Announcer:
         self._resender: Resender | None = None
         self._transfer: HubTransfer | None = None
         self._leading_out: LeadingOut | None = None
+        self._speaker: HeadSpeaker | None = None
 
     def attach(
         self,
@@ -54,6 +56,7 @@ class Announcer:
         resender: Resender,
         transfer: HubTransfer,
         leading_out: LeadingOut,
+        speaker: HeadSpeaker,
     ) -> None:
         """Complete the circle: these themselves need the rooms, whose commits are announced here."""
         self._inviter = inviter
@@ -61,6 +64,7 @@ class Announcer:
         self._resender = resender
         self._transfer = transfer
         self._leading_out = leading_out
+        self._speaker = speaker
 
     def committed(self, commit: Commit) -> None:
         """A room's batch is on disk."""
@@ -71,6 +75,8 @@ class Announcer:
             self._delivery.room_advanced(room.room_id, commit.draft.destinations())
             if self._inviter is not None:
                 self._inviter.offer_committed(commit)
+        if self._speaker is not None:
+            self._speaker.committed(room)
         if self._outbox is not None:
             self._outbox.echoed(commit.draft)
         if commit.streams:

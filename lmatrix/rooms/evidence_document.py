@@ -14,6 +14,9 @@ The JSON::
                    "auth_events": [<PDU>, …], "state": [<PDU>, …]}, …],
      "keys": {<server name>: {<key ID>: {"key": …, "expired_ts": <or left out>}, …}, …}}
 
+``against`` is no PDU where the kind is ``withheld``, but ``{"statements": [<head statement>, …]}`` (see
+:mod:`lmatrix.rooms.head_statements`).
+
 ``auth_events`` are those that the event itself cites, as far as they are held; ``state`` is what the collector's log
 has, just before the event, for what the auth rules look at.
 """
@@ -42,7 +45,8 @@ class EvidenceItem:
 
     Attributes:
         number: the collector's.
-        kind: ``"fork"``, ``"altered"``, ``"rejected"``, ``"dropped"``, ``"gap"``, or one that is not known here.
+        kind: ``"fork"``, ``"altered"``, ``"rejected"``, ``"dropped"``, ``"gap"``, ``"withheld"``, or one that is not
+            known here.
         reason: what the collector noted.
         seen_ts: milliseconds since the epoch.
         event: the event as it came.

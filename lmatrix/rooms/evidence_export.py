@@ -7,17 +7,20 @@ they are judged, and the public keys of all who signed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from lmatrix.canonical_json import parse_trusted
-from lmatrix.errors import EventDropped, NotFound, UnsupportedRoomVersion
+from lmatrix.crypto.signed_json import signatures_of
+from lmatrix.errors import BadRequest, BadSignature, EventDropped, NotFound, UnsupportedRoomVersion
 from lmatrix.events.auth_events import auth_event_keys
 from lmatrix.events.forms import Pdu
 from lmatrix.events.room_versions import RoomVersion, room_version
 from lmatrix.events.signatures import keys_wanted
 from lmatrix.rooms.evidence_document import EvidenceDocument, EvidenceItem, JsonObject
+from lmatrix.rooms.head_statements import HeadStatement
 from lmatrix.rooms.interfaces import Database, Evidence, Keyring, RoomStore, StoredEvent
 from lmatrix.rooms.overview import KeptEvidence, OverviewStore
 
@@ -64,6 +67,8 @@ class EvidenceExporter:
         for pdu in _all_pdus(items, version_name):
             for server, key_ids in keys_wanted(pdu).items():
                 wanted.setdefault(server, set()).update(key_ids)
+        for server, key_ids in _signers_of_statements(items):
+            wanted.setdefault(server, set()).update(key_ids)
         found = await self._keyring.keys_for(wanted)
         keys = {server: dict(known) for server, known in sorted(found.items()) if known}
         document = EvidenceDocument(room_id, version_name, self._server_name, items, keys)
@@ -123,6 +128,15 @@ def _all_pdus(items: Iterable[EvidenceItem], version_name: str) -> Iterable[Pdu]
             pdu = None if raw is None else _pdu(raw, version)
             if pdu is not None:
                 yield pdu
+
+
+def _signers_of_statements(items: Iterable[EvidenceItem]) -> Iterable[tuple[str, set[str]]]:
+    for item in items:
+        statements = (item.against or {}).get("statements") if item.kind == "withheld" else None
+        for raw in statements if isinstance(statements, list) else ():
+            with suppress(BadRequest, BadSignature):
+                statement = HeadStatement.parse(raw if isinstance(raw, dict) else {})
+                yield statement.server, set(signatures_of(statement.json, statement.server))
 
 
 def _known_version(identifier: str) -> RoomVersion | None:

@@ -7,6 +7,9 @@ A hub's signature over a PDU says: *I* put this event *there*. So two PDUs with 
 need no witness. A hub that alters what a participant signed is given away by its own content hash beside the
 participant's LPDU hash. That an event is against the rules is proven when the very events that it cites forbid it;
 when the rules refuse it because of other state, one has to believe that this was the state, or look at the log.
+
+That a hub keeps an event from somebody is shown by two signatures of its own, over the event with its predecessor, and
+over a later statement that the predecessor is the last event; that it was later is what another server says.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from enum import Enum
 
 import attrs
 
-from lmatrix.errors import BadSignature, EventDropped, EventRejected, UnsupportedRoomVersion
+from lmatrix.errors import BadRequest, BadSignature, EventDropped, EventRejected, UnsupportedRoomVersion
 from lmatrix.events.auth_events import are_selected
 from lmatrix.events.auth_rules import authorise
 from lmatrix.events.forms import Pdu
@@ -31,6 +34,9 @@ from lmatrix.events.signatures import (
 )
 from lmatrix.events.state import StateEvent, StateMap
 from lmatrix.rooms.evidence_document import EvidenceItem, JsonObject, Keys
+from lmatrix.rooms.head_statements import HeadStatement, check_with
+
+MAX_STATEMENTS = 10
 
 
 class Weight(Enum):
@@ -38,6 +44,7 @@ class Weight(Enum):
 
     PROVEN = "proven"
     NEEDS_THE_LOG = "proven only together with the room's log"
+    NEEDS_A_WITNESS = "proven if the witness tells the truth"
     NOT_PROVEN = "not proven"
 
 
@@ -67,6 +74,8 @@ def judge(item: EvidenceItem, room_id: str, version_name: str, keys: Keys) -> Ju
         check_signature(pdu, RequiredSignature(hub, Form.PDU), keys.get(hub, {}))
     except BadSignature as error:
         return Judgement(Weight.NOT_PROVEN, f"anybody could have made {pdu.event_id}: {error}")
+    if item.kind == "withheld":
+        return _judge_withheld(pdu, item.against or {}, keys)
     if item.against is not None:
         return _judge_fork(pdu, item.against, room_id, keys)
     if item.kind in ("altered", "dropped"):
@@ -111,6 +120,37 @@ def _judge_fork(pdu: Pdu, raw: JsonObject, room_id: str, keys: Keys) -> Judgemen
         words = f"{hub} signed {pdu.event_id}, {other_hub} signed {other.event_id}, and both follow {shared[0]}"
         return Judgement(Weight.NEEDS_THE_LOG, f"{words}: one of the two was not the hub there")
     return Judgement(Weight.PROVEN, f"{hub} signed both {both}, and both follow {shared[0]}")
+
+
+def _judge_withheld(pdu: Pdu, raw: JsonObject, keys: Keys) -> Judgement:
+    hub = hub_of(pdu)
+    statements = {one.server: one for one in _statements(raw, pdu.room_id, keys)}
+    witness = next((one for one in statements.values() if one.server != hub and one.head == pdu.event_id), None)
+    denial = statements.get(hub)
+    if witness is None or denial is None or denial.head not in pdu.prev_events or denial.ts <= witness.ts:
+        words = f"{hub} signed {pdu.event_id}; that it did not give it to everybody cannot be seen in a file"
+        return Judgement(Weight.NOT_PROVEN, words)
+    words = (
+        f"{hub} signed {pdu.event_id} as the successor of {denial.head}; {witness.server} had it already when {hub}"
+        f" signed that {denial.head} was the last event of the room"
+    )
+    return Judgement(Weight.NEEDS_A_WITNESS, words)
+
+
+def _statements(raw: JsonObject, room_id: str, keys: Keys) -> list[HeadStatement]:
+    """Those about the room that are properly signed."""
+    sound = []
+    entries = raw.get("statements")
+    for entry in entries[:MAX_STATEMENTS] if isinstance(entries, list) else ():
+        try:
+            statement = HeadStatement.parse(entry if isinstance(entry, dict) else {})
+            check_with(statement, keys.get(statement.server, {}))
+        except (BadRequest, BadSignature):
+            # Then it proves nothing, as if it were not there.
+            continue
+        if statement.room_id == room_id:
+            sound.append(statement)
+    return sound
 
 
 def _judge_forgery(pdu: Pdu, keys: Keys) -> Judgement:

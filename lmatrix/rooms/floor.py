@@ -20,6 +20,7 @@ from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.contents import Contents
 from lmatrix.rooms.departing import Departer
 from lmatrix.rooms.handshakes import Handshakes
+from lmatrix.rooms.hearing import HeadListener
 from lmatrix.rooms.hub import Hub
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.inbound import TransactionReceiver
@@ -86,7 +87,7 @@ class RoomsFloor:
         local_users: what local users do.
         transfer, candidacy: giving rooms away, and taking them over.
         resender: at start, LPDUs that a change of hub has made void.
-        heads: how far we hold rooms.
+        heads, listener: how far we hold rooms, and what others say of that.
         recovery: what was forgotten when the database was restored from a copy.
         leading_out: out of rooms that have been blocked.
     """
@@ -100,6 +101,7 @@ class RoomsFloor:
     candidacy: Candidacy
     resender: Resender
     heads: HeadSpeaker
+    listener: HeadListener
     recovery: Recovery
     leading_out: LeadingOut
 
@@ -141,13 +143,20 @@ class RoomsFloor:
         )
         policies = policies or NoPolicies()
         hub = Hub(identity, checker, database, stores.rooms, policies, metrics)
-        participant = Participant(checker, database, stores.rooms, peers, outbox, clock, metrics)
+        speaker = HeadSpeaker(identity, rooms, delivery, policies, clock, metrics)
+        participant = Participant(checker, database, stores.rooms, peers, outbox, clock, metrics, speaker.urge)
         directory = directory or StoredAccounts(database, stores.directory)
         invitations = Invitations(identity, checker, database, stores.invites, directory, audience, policies)
         inviter = Inviter(identity, checker, keyring, peers, invitations, policies)
         transfer = HubTransfer(identity, rooms, checker, peers, policies, clock)
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus, clock)
         outbox.attach(resender.stored)
+        recovery = Recovery(
+            identity, rooms, participant, resender, database, stores.restoration, keyring, peers, clock, metrics
+        )
+        listener = HeadListener(
+            identity, rooms, participant, recovery, checker, keyring, database, stores.rooms, peers, clock, metrics
+        )
         timestamps = Timestamps(clock)
         asker = Asker(identity, peers, timestamps)
         scrollback = Scrollback(rooms, checker, database, stores.rooms, peers)
@@ -177,10 +186,12 @@ class RoomsFloor:
             rng,
         )
         leading_out = LeadingOut(policies, rooms, local_users, database, stores.rooms, stores.invites)
-        announcer.attach(inviter, outbox, resender, transfer, leading_out)
+        announcer.attach(inviter, outbox, resender, transfer, leading_out, speaker)
         return cls(
             rooms=rooms,
-            receiver=TransactionReceiver(rooms, hub, participant, invitations, edus, transactions, policies, metrics),
+            receiver=TransactionReceiver(
+                rooms, hub, participant, invitations, listener, edus, transactions, policies, metrics
+            ),
             handshakes=Handshakes(
                 identity, rooms, hub, inviter, invitations, transactions, database, stores.rooms, policies, clock
             ),
@@ -201,18 +212,8 @@ class RoomsFloor:
                 willing=accept_hub_offers,
             ),
             resender=resender,
-            heads=HeadSpeaker(identity, rooms, policies, clock),
-            recovery=Recovery(
-                identity,
-                rooms,
-                participant,
-                resender,
-                database,
-                stores.restoration,
-                keyring,
-                peers,
-                clock,
-                metrics,
-            ),
+            heads=speaker,
+            listener=listener,
+            recovery=recovery,
             leading_out=leading_out,
         )

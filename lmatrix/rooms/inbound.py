@@ -32,6 +32,8 @@ from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, RoomVersion, room_version
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.following import LATER, Fate, Followed
+from lmatrix.rooms.head_statements import HEAD
+from lmatrix.rooms.hearing import HeadListener
 from lmatrix.rooms.hub import Hub, LpduAnswer
 from lmatrix.rooms.interfaces import EduReceiver, JsonObject
 from lmatrix.rooms.invitations import Invitations
@@ -81,7 +83,8 @@ class TransactionReceiver:
 
     Args:
         rooms, hub, participant, invitations: where events go.
-        edus: where EDUs go.
+        heads: where head statements go.
+        edus: where all other EDUs go.
         transactions: carries each out once.
         policies: may block a room.
         metrics: ``events_refused``.
@@ -95,6 +98,7 @@ class TransactionReceiver:
         hub: Hub,
         participant: Participant,
         invitations: Invitations,
+        heads: HeadListener,
         edus: EduReceiver,
         transactions: Transactions,
         policies: Policies,
@@ -104,6 +108,7 @@ class TransactionReceiver:
         self._hub = hub
         self._participant = participant
         self._invitations = invitations
+        self._heads = heads
         self._edus = edus
         self._transactions = transactions
         self._policies = policies
@@ -134,6 +139,8 @@ class TransactionReceiver:
     async def _carry_out(
         self, origin: str, pdus: Sequence[JsonObject], edus: Sequence[JsonObject], recorder: Recorder
     ) -> bytes:
+        statements = [edu for edu in edus if edu.get("type") == HEAD]
+        edus = [edu for edu in edus if edu.get("type") != HEAD]
         answer = _Answer()
         groups: dict[str, _Group] = {}
         for raw in pdus:
@@ -150,6 +157,9 @@ class TransactionReceiver:
             if isinstance(result, Failure):
                 result.raiseException()
         canonical = answer.canonical()
+        for edu in statements:
+            # After the events that came with it.
+            self._heads.heard(origin, edu.get("content"))
         if edus:
             await self._edus.receive(origin, edus, lambda tx: recorder.record(tx, canonical))
         return canonical

@@ -174,10 +174,11 @@ class Evidence:
     """What a participant keeps when the hub does something that it must not.
 
     Attributes:
-        kind: ``"fork"``, ``"rejected"``, ``"dropped"``, ``"altered"``, ``"gap"``.
+        kind: ``"fork"``, ``"rejected"``, ``"dropped"``, ``"altered"``, ``"gap"``, ``"withheld"``.
         event_id: the offending event, when it has an ID.
         event: the event as it came, canonical JSON.
-        against: canonical JSON of what contradicts it, when there is such a thing.
+        against: canonical JSON of what contradicts it, when there is such a thing; for ``"withheld"``, of
+            ``{"statements": [<head statement>, …]}``.
         reason: in words.
         seen_ts: milliseconds since the epoch.
     """
@@ -375,6 +376,9 @@ class Delivery(Protocol):
 
     def heard_from(self, destination: str) -> None:
         """The destination shows life: end its back-off early."""
+
+    def offer_edu(self, destination: str, subject: str, edu: JsonObject) -> None:
+        """Send an EDU soon, or never. A newer one under the same subject takes its place. Never blocks or raises."""
 
 
 @attrs.frozen(slots=True)

@@ -21,7 +21,7 @@ from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.following import Fate, Followed, follow
 from lmatrix.rooms.gaps import Closing, GapCloser
-from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore
+from lmatrix.rooms.interfaces import Database, Evidence, Peers, RoomStore, StoredEvent
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.registry import LoadedRoom
 from lmatrix.rooms.room import RoomDraft
@@ -47,6 +47,7 @@ class Participant:
         outbox: is told of the echoes of our own LPDUs.
         clock: for the time of evidence.
         metrics: ``events_refused``, ``evidence``.
+        uneasy: told of a room whose hub sent what is old, or what is kept as evidence.
     """
 
     log = Logger()
@@ -60,6 +61,7 @@ class Participant:
         outbox: Outbox,
         clock: IReactorTime,
         metrics: Metrics,
+        uneasy: Callable[[str], None],
     ) -> None:
         self._checker = checker
         self._database = database
@@ -68,6 +70,7 @@ class Participant:
         self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
+        self._uneasy = uneasy
 
     async def take_pdus(
         self,
@@ -92,7 +95,7 @@ class Participant:
         """
         verified, unverified = await self._verified(loaded, pdus)
         fates = await self._append(loaded, (), verified, unverified, beside)
-        closing = None
+        closing, missing = None, 0
         gap = next((one for one in fates if one.fate is Fate.GAP), None)
         if gap is not None:
             before = gap.pdu.prev_events[0]
@@ -100,9 +103,17 @@ class Participant:
             if closing.too_long and await self._walk(loaded, before, source) is Reached.HELD:
                 closing = Closing((), frozenset(), answered=True)
             fates = await self._append(loaded, closing.missing, verified, unverified, beside, closing)
+            missing = len(closing.missing)
+        forked = any(one.fate is Fate.FORK for one in fates)
         for followed in fates:
-            if followed.fate is not Fate.GAP or _is_withheld(loaded, closing, source):
+            # What comes after a fork is missing because of that.
+            if followed.fate is not Fate.GAP or (_is_withheld(loaded, closing, source) and not forked):
                 await self._report(loaded, followed)
+        fates = fates[missing:]
+        old = bool(fates) and all(one.fate is Fate.HELD for one in fates)
+        if old and fates[-1].pdu.event_id != loaded.room.head_event_id:
+            # It may have forgotten the rest.
+            self._uneasy(loaded.room.room_id)
         came = {pdu.event_id: pdu for pdu in pdus}
         for followed in fates:
             as_it_came = came.get(followed.pdu.event_id, followed.pdu)
@@ -140,7 +151,7 @@ class Participant:
         beside: Callable[[Any, list[Followed]], None] | None,
         closing: Closing | None = None,
     ) -> list[Followed]:
-        """Append what follows; the fates of ``received``, and those of ``waiting`` as they are.
+        """Append what follows; the fates of ``missing`` and ``received``, and those of ``waiting`` as they are.
 
         Args:
             closing: what was found out about a gap; ``None`` while nobody has looked.
@@ -173,7 +184,7 @@ class Participant:
 
             fates = await loaded.sequencer.submit(decide, events=len(pdus), beside=settle)
             if fates is not None:
-                return [*fates[first:], *waiting]
+                return [*fates, *waiting]
 
     async def _held(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> set[str]:
         """Which of the events and their predecessors the log holds; nothing needs looking up when they simply
@@ -241,7 +252,8 @@ class Participant:
         astray = next((one for one in fates if one.fate in (Fate.FORK, Fate.GAP, Fate.FOREIGN)), None)
         for one in fates:
             # What comes after one that leads astray is no more than that.
-            if one.fate is Fate.REJECTED or one is astray:
+            kept_from_us = one.fate is not Fate.GAP or _is_withheld(loaded, closing, source)
+            if one.fate is Fate.REJECTED or (one is astray and kept_from_us):
                 await self._report(loaded, one)
         if await self._has(loaded, event_id):
             return Reached.HELD
@@ -271,7 +283,19 @@ class Participant:
         self._metrics.events_refused.labels(outcome=one.fate.value, reason="hub").inc()
         await self._keep_evidence(loaded, one.fate.value, one.pdu, one.reason)
 
-    async def _keep_evidence(self, loaded: LoadedRoom, kind: str, pdu: Pdu, reason: str) -> None:
+    async def keep_withheld(self, loaded: LoadedRoom, first: StoredEvent, statements: bytes, reason: str) -> None:
+        """Keep as evidence that the hub kept an event of its own from us.
+
+        Args:
+            first: the first of those events, which somebody else has given us.
+            statements: canonical JSON, ``{"statements": [<head statement>, …]}``.
+        """
+        pdu = Pdu.from_canonical(first.canonical, loaded.room.version, first.event_id)
+        await self._keep_evidence(loaded, "withheld", pdu, reason, statements)
+
+    async def _keep_evidence(
+        self, loaded: LoadedRoom, kind: str, pdu: Pdu, reason: str, against: bytes | None = None
+    ) -> None:
         room = loaded.room
         now_ms = int(self._clock.seconds() * 1000)
         store = self._store
@@ -279,13 +303,13 @@ class Participant:
         def work(tx: Any) -> bool:
             if store.has_evidence(tx, room.room_id, kind, pdu.event_id):
                 return False
-            against = None
+            other = against
             if kind == "fork" and pdu.prev_events:
                 held = store.event(tx, pdu.prev_events[0])
                 after = store.events_between(tx, room.room_id, held.position, held.position + 1, 1) if held else ()
-                against = after[0].canonical if after else None
+                other = after[0].canonical if after else None
             event = encode(dict(pdu.fields))
-            store.add_evidence(tx, Evidence(room.room_id, kind, pdu.event_id, event, against, reason, now_ms))
+            store.add_evidence(tx, Evidence(room.room_id, kind, pdu.event_id, event, other, reason, now_ms))
             return True
 
         if await self._database.write(work):
@@ -298,6 +322,7 @@ class Participant:
                 kind=kind,
                 reason=reason,
             )
+            self._uneasy(room.room_id)
 
 
 def _is_withheld(loaded: LoadedRoom, closing: Closing | None, source: str) -> bool:

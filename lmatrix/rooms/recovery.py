@@ -63,6 +63,9 @@ FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
 """up to this."""
 
+SOON_SECONDS = 1.0
+"""How soon a server is asked again that shows life."""
+
 ROOMS_AT_A_TIME = 4
 SERVERS_AT_A_TIME = 16
 REMEMBERED_OUTCOMES = 1000
@@ -213,6 +216,15 @@ class Recovery:
         )
         recovering.without.update(without)
         self._wake(recovering)
+
+    def heard_from(self, server: str) -> None:
+        """The server shows life: ask it soon. Never raises."""
+        for recovering in self._recovering.values():
+            alarm = recovering.alarm
+            if alarm is None or server not in recovering.waiting_for or not alarm.active():
+                continue
+            if alarm.getTime() > self._clock.seconds() + SOON_SECONDS:
+                alarm.reset(SOON_SECONDS)
 
     # -- The work ------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class AdminTestCase(NetworkTestCase):
             rooms=server.floor.rooms,
             transfer=server.floor.transfer,
             recovery=server.floor.recovery,
+            listener=server.floor.listener,
             aliases=names.floor.aliases,
             exporter=EvidenceExporter(
                 server.name, server.database, server.rooms, overview, MemoryKeyring(self.network)
@@ -139,6 +140,15 @@ class Rooms(AdminTestCase):
         room = self.get(self.hub, f"/rooms/{self.encoded_room()}")
         self.assertEqual(["north.example", "south.example"], room["candidates"])
         self.assertEqual((0, 0), (room["pending_lpdus"], room["evidence"]))
+        self.network.clock.advance(3600)
+        self.network.settle()
+        self.wires = {server.name: self.wire(server) for server in (self.hub, self.north)}
+        head = self.hub.log(self.room_id)[-1].event_id
+        heads = self.get(self.hub, f"/rooms/{self.encoded_room()}")["heads"]
+        self.assertEqual(
+            [("north.example", head, True), ("south.example", head, True)],
+            [(one["server"], one["head"], one["agrees"]) for one in heads],
+        )
         room = self.get(self.north, f"/rooms/{self.encoded_room()}")
         self.assertEqual(("participant", "hub.example", []), (room["role"], room["hub"], room["candidates"]))
         self.assertTrue(room["head"]["place"].startswith("1+"))

@@ -26,6 +26,7 @@ from lmatrix.events.signatures import KnownKey
 from lmatrix.http.errors import error_answer
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.floor import RoomsFloor, RoomStores
+from lmatrix.rooms.head_statements import HeadStatement
 from lmatrix.rooms.history import History
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.rooms.interfaces import (
@@ -56,6 +57,7 @@ class Network:
     """All servers, their clock, and the switch between them.
 
     Attributes:
+        denied: event IDs that a server (the second) keeps from another (the first), and says that they do not exist.
         other_programs: servers that do not know what is ours.
         device_servers: what :mod:`tests.devices.network` puts on top of the servers.
         directory_servers: what :mod:`tests.directory.network` does.
@@ -72,6 +74,7 @@ class Network:
         self.slow: dict[tuple[str, str], Deferred[None]] = {}
         self.device_servers: dict[str, Any] = {}
         self.other_programs: set[str] = set()
+        self.denied: dict[tuple[str, str], set[str]] = {}
         self.directory_servers: dict[str, Any] = {}
 
     def server(self, name: str) -> Server:
@@ -190,6 +193,8 @@ class MemoryPeers:
     ) -> Sequence[JsonObject]:
         peer = self._network.reach(self._us, destination, "backfill")
         await self._network.think(destination, "backfill")
+        if event_id in self._network.denied.get((self._us, destination), ()):
+            raise PeerRefused(destination, 404, "M_NOT_FOUND", "no such event", {})
         history = History(peer.database, peer.rooms, peer.floor.rooms, peer.policies, peer.floor.transfer.takes_over)
         answer = await self._network.ask(destination, history.backfill(self._us, room_id, event_id, limit))
         return list(parse_object(answer)["pdus"])
@@ -199,8 +204,13 @@ class MemoryPeers:
         if destination in self._network.other_programs:
             return None
         await self._network.think(destination, "head")
-        answer = await self._network.ask(destination, peer.floor.heads.tell(self._us, room_id))
-        return parse_object(encode(answer))
+        answer = parse_object(encode(await self._network.ask(destination, peer.floor.heads.tell(self._us, room_id))))
+        denied = self._network.denied.get((self._us, destination), ())
+        shown = [event.event_id for event in peer.log(room_id) if event.event_id not in denied]
+        if answer["head"] == shown[-1]:
+            return answer
+        now_ms = int(self._network.clock.seconds() * 1000)
+        return HeadStatement.make(peer.identity, room_id, shown[-1], len(shown), now_ms).json
 
     async def offer_hub(self, destination: str, offer: JsonObject) -> JsonObject:
         peer = self._network.reach(self._us, destination, "offer")

@@ -13,11 +13,15 @@ from lmatrix.canonical_json import encode, parse_object
 from lmatrix.errors import BadRequest, NotFound, RoomRecovering
 from lmatrix.events.room_versions import V02
 from lmatrix.rooms import gaps
+from lmatrix.rooms.evidence_document import EvidenceDocument
+from lmatrix.rooms.evidence_export import EvidenceExporter
+from lmatrix.rooms.evidence_judgement import Weight, judge
 from lmatrix.rooms.head_statements import HeadStatement
 from lmatrix.rooms.interfaces import Evidence
 from lmatrix.storage.inline import InlineDatabase
+from lmatrix.storage.overview import SqlOverviewStore
 from lmatrix.storage.restoration import mark
-from tests.rooms.network import START, MemoryPeers, NetworkTestCase, Server, done, result_of
+from tests.rooms.network import START, MemoryKeyring, MemoryPeers, NetworkTestCase, Server, done, result_of
 
 T = TypeVar("T")
 
@@ -72,6 +76,57 @@ class RestoringTestCase(NetworkTestCase):
         self.assert_same_order(room_id)
         for server in self.network.servers.values():
             self.assertEqual([], self.evidence(server, room_id), server.name)
+
+
+class UnmarkedHubTests(RestoringTestCase):
+    """The hub starts from a copy that nobody marked."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.shared_room()
+        self.say(self.hub, self.room_id, self.alice, "before")
+        self.copy = self.copied(self.hub, marked=False)
+        self.say(self.hub, self.room_id, self.alice, "after")
+
+    def test_somebody_says_that_it_has_more(self) -> None:
+        """A participant's statement names an event that the hub has signed and does not hold: it holds the room, gets
+        back what it has forgotten, and goes on.
+        """
+        self.restored(self.hub, self.copy)
+        self.network.unreachable.add(self.south.name)
+        self.turn(16)
+        self.network.settle()
+        self.turn()
+        self.assertEqual(["before", "after"], self.hub.bodies(self.room_id))
+        self.failureResultOf(self.hub.send(self.room_id, self.alice, "too early"), RoomRecovering)
+        self.network.unreachable.clear()
+        self.turn(10)
+        self.say(self.hub, self.room_id, self.alice, "on")
+        self.assert_one_history(self.room_id)
+
+    def test_it_has_gone_on(self) -> None:
+        """It learns of that from those to whom it sends the other history, and says so to its operator."""
+        self.turn(200)
+        self.network.settle()
+        self.restored(self.hub, self.copy)
+        self.successResultOf(self.hub.send(self.room_id, self.alice, "another history"))
+        self.network.settle()
+        self.turn()
+        self.network.settle()
+        self.turn(1)
+        self.assertIn("another history", self.hub.floor.recovery.forked(self.room_id) or "")
+        for server in (self.hub, self.north, self.south):
+            self.assertEqual(["fork"], [one.kind for one in self.evidence(server, self.room_id)], server.name)
+            document = self.document(server)
+            [item] = document.items
+            judgement = judge(item, self.room_id, document.room_version, document.keys)
+            self.assertIs(Weight.PROVEN, judgement.weight, judgement.words)
+
+    def document(self, server: Server) -> EvidenceDocument:
+        exporter = EvidenceExporter(
+            server.name, server.database, server.rooms, SqlOverviewStore(), MemoryKeyring(self.network)
+        )
+        return done(exporter.page(self.room_id, 0, 10)).document
 
 
 class RestoredHubTests(RestoringTestCase):
