@@ -140,6 +140,7 @@ class Rooms(AdminTestCase):
         room = self.get(self.hub, f"/rooms/{self.encoded_room()}")
         self.assertEqual(["north.example", "south.example"], room["candidates"])
         self.assertEqual((0, 0), (room["pending_lpdus"], room["evidence"]))
+        self.say(self.hub, self.room_id, self.alice, "1")
         self.network.clock.advance(3600)
         self.network.settle()
         self.wires = {server.name: self.wire(server) for server in (self.hub, self.north)}
