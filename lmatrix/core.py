@@ -87,6 +87,7 @@ class Core:
     Attributes:
         database, stores: where everything is kept.
         keyring, fetcher: other servers' keys.
+        client: makes requests to them.
         delivery: what is owed to other servers.
         rooms, devices, names: what is done for users and other servers; the last is the directory.
         federation: the endpoints for other servers.
@@ -97,6 +98,7 @@ class Core:
     stores: Stores
     keyring: ServerKeyring
     fetcher: KeyFetcher
+    client: SignedClient
     delivery: FederationDelivery
     rooms: RoomsFloor
     devices: DevicesFloor
@@ -327,6 +329,7 @@ def build_core(
         stores=stores,
         keyring=keyring,
         fetcher=fetcher,
+        client=client,
         delivery=delivery,
         rooms=rooms,
         devices=devices,

@@ -16,6 +16,7 @@ before Synapse closes anything.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from twisted.logger import Logger
 
 from lmatrix import __version__
 from lmatrix.admin_api.routes import admin_table
-from lmatrix.client_api.notifier import Notifier
 from lmatrix.config.files import load_admin_token_file, load_tls
 from lmatrix.config.listeners import Resource
 from lmatrix.config.rate_limits import Rate
@@ -33,6 +33,7 @@ from lmatrix.config.reading import ConfigError
 from lmatrix.config.synapse_module import ModuleConfig, parse_module_config, words_for
 from lmatrix.core import Core, Outside, build_core, take_steps
 from lmatrix.errors import LMatrixError
+from lmatrix.federation.linearized_servers import LinearizedServers
 from lmatrix.federation.notary import Notary
 from lmatrix.federation.own_keys import OwnKeys
 from lmatrix.federation.resources.routes import key_table
@@ -43,13 +44,18 @@ from lmatrix.http.status_resources import health_routes, metrics_routes
 from lmatrix.listening import Listeners, PlannedListener
 from lmatrix.metrics import Metrics
 from lmatrix.network import this_network
+from lmatrix.replication.service import MirrorService
 from lmatrix.replication.synapse import logs
 from lmatrix.replication.synapse.config_error import synapse_config_error
+from lmatrix.replication.synapse.dag_server import SynapseDagServer
 from lmatrix.replication.synapse.endpoints import FederationEndpoints
+from lmatrix.replication.synapse.follower import Follower
 from lmatrix.replication.synapse.internals import Internals, synapse_version
+from lmatrix.replication.synapse.invites import RealInvites
 from lmatrix.rooms.evidence_export import EvidenceExporter
 from lmatrix.rooms.identity import ServerIdentity
 from lmatrix.storage.database import SqliteDatabase
+from lmatrix.storage.stores import Stores
 
 
 class LinearizedMatrix:
@@ -61,6 +67,7 @@ class LinearizedMatrix:
 
     Raises:
         UnsupportedSynapse: this Synapse lacks something that we rely on.
+        NotReserved: the application service that owns the ghosts is not there.
         FileProblem, InvalidKey: a key or a certificate cannot be used.
     """
 
@@ -104,21 +111,41 @@ class HostedServer:
         identity = ServerIdentity(server_name, internals.signing_keys())
         own_keys = OwnKeys(server_name, identity.keys, internals.retired_keys(), clock=reactor)
         network = this_network(config.federation, reactor, rng)
+        database = SqliteDatabase(config.database.path, reactor=reactor, metrics=metrics)
+        stores = Stores.create()
+        dag = SynapseDagServer(internals, config.application_service)
+        self._mirrors = MirrorService(
+            dag,
+            identity=identity,
+            database=database,
+            store=stores.mirrors,
+            room_store=stores.rooms,
+            clock=reactor,
+            rng=rng,
+            metrics=metrics,
+        )
         self._core = build_core(
             identity,
             own_keys,
             config.federation,
-            outside=Outside(
-                database=SqliteDatabase(config.database.path, reactor=reactor, metrics=metrics),
-                transport=network.transport,
-                resolver=network.resolver,
-            ),
-            audience=Notifier(reactor),
+            outside=Outside(database=database, transport=network.transport, resolver=network.resolver),
+            audience=self._mirrors.audience,
+            directory=self._mirrors,
+            edus=self._mirrors.edus,
             only_servers=internals.federation_domain_whitelist,
             limiter=_limiter(config, "federation", reactor),
             reactor=reactor,
             rng=rng,
             metrics=metrics,
+        )
+        self._mirrors.attach(self._core.rooms, self._core.delivery)
+        self._follower = Follower(internals, self._mirrors, reactor)
+        self._invites = RealInvites(
+            internals,
+            dag,
+            LinearizedServers(self._core.client, reactor).is_linearized,
+            reactor,
+            lambda: f"lmatrix.invite.{rng.getrandbits(64):016x}",
         )
         self._router = Router(
             [self._core.federation], clock=reactor, metrics=metrics, software=f"lmatrix/{__version__}"
@@ -134,6 +161,7 @@ class HostedServer:
     def install(self) -> None:
         """Called while Synapse starts: serve our endpoints, start when it is done with that, stop when it stops."""
         self._endpoints.install()
+        self._invites.install()
         self._reactor.callLater(0, self._begin)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._end)
 
@@ -152,16 +180,21 @@ class HostedServer:
         )
         for warning in self._config.warnings():
             self.log.warn("NOT FIT FOR THE INTERNET: {what}", what=warning)
+        _for_owner_only(self._config.database.path)
         await self._core.open()
         self.log.info("data are in {path}", path=str(self._config.database.path))
         self._listeners.open()
         self._endpoints.ready = True
+        await self._mirrors.start()
+        self._follower.start()
         await self._core.deliver()
         self.log.info("lmatrix is ready")
 
     async def stop(self) -> None:
         """Stop, finishing what is in flight; also after a start that failed or was not finished."""
-        await take_steps((self._listeners.close, self._router.drain, *self._core.closing()), self.log)
+        self._follower.stop()
+        steps = (self._listeners.close, self._router.drain, self._mirrors.stop, *self._core.closing())
+        await take_steps(steps, self.log)
         self.log.info("lmatrix has stopped")
 
     async def _holds(self, room_id: str) -> bool:
@@ -217,6 +250,15 @@ def _tables(
             exporter=EvidenceExporter(identity.server_name, database, stores.rooms, stores.overview, core.keyring),
         )
     return tables
+
+
+def _for_owner_only(database: Path) -> None:
+    """Make the database's file, if there is none: Synapse would let its group read what it writes.
+
+    What is wrong with the path is said by the database itself.
+    """
+    with suppress(OSError):
+        database.touch(mode=0o600, exist_ok=True)
 
 
 def _limiter(config: ModuleConfig, name: str, clock: IReactorTime) -> RateLimiter | None:

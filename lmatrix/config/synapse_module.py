@@ -18,8 +18,7 @@ from lmatrix.config.database import SqliteConfig, read_database
 from lmatrix.config.federation import FederationConfig, federation_warnings, read_federation
 from lmatrix.config.listeners import ListenerConfig, Resource, read_listeners
 from lmatrix.config.rate_limits import RateLimitConfig, read_rate_limits
-from lmatrix.config.reading import ConfigError, Section, choice, path, read_document, text
-from lmatrix.events.room_versions import DEFAULT_ROOM_VERSION, known_room_versions
+from lmatrix.config.reading import ConfigError, Section, path, read_document, text
 
 DEFAULT_APPLICATION_SERVICE = "lmatrix"
 
@@ -32,7 +31,6 @@ class ModuleConfig:
 
     Attributes:
         application_service: ``id`` of the registration that reserves the ghosts' user IDs.
-        default_room_version: of the linearized rooms that are made from Synapse's rooms.
         listeners: ports of our own; by default none, for Synapse's own ports serve us too.
         worker_to_run_on: name of the Synapse worker that runs this; ``None``: the main process.
         admin_token_path: file with the token for the admin API; ``None`` where that is not served.
@@ -40,7 +38,6 @@ class ModuleConfig:
 
     database: SqliteConfig
     application_service: str
-    default_room_version: str
     federation: FederationConfig
     rate_limits: RateLimitConfig | None
     listeners: tuple[ListenerConfig, ...]
@@ -80,9 +77,6 @@ def _read(section: Section) -> ModuleConfig:
     config = ModuleConfig(
         database=section.subsection("database", read_database),
         application_service=section.optional("application_service", DEFAULT_APPLICATION_SERVICE, text),
-        default_room_version=section.optional(
-            "default_room_version", DEFAULT_ROOM_VERSION, choice(*known_room_versions())
-        ),
         federation=section.subsection("federation", read_federation),
         rate_limits=section.subsection("rate_limits", read_rate_limits),
         listeners=read_listeners(section) if "listeners" in section else (),

@@ -208,6 +208,7 @@ class SynapseTestCase(EndToEndTestCase):
             settings["app_service_config_files"] = [str(home / "registration.yaml")]
             (home / "registration.yaml").write_text(yaml.safe_dump(_registration()), encoding="utf-8")
         place.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        (home / "log.yaml").write_text(yaml.safe_dump(_LOGGING), encoding="utf-8")
         self.urls[server_name] = f"https://127.0.0.1:{federation_port}"
         synapse = RealSynapse(place, self.http)
         self.servers.append(synapse)  # type: ignore[arg-type]
@@ -244,6 +245,9 @@ def _settings(server_name: str, federation_port: int, client_port: int) -> dict[
         "macaroon_secret_key": "only for tests",
         "form_secret": "only for tests",
         "report_stats": False,
+        "log_config": "log.yaml",
+        # Tests ask for a first sync again and again, and want a new one each time.
+        "caches": {"sync_response_cache_duration": "0s"},
         "enable_metrics": True,
         "enable_registration": True,
         "enable_registration_without_verification": True,
@@ -260,6 +264,16 @@ def _settings(server_name: str, federation_port: int, client_port: int) -> dict[
         "rc_invites": {"per_room": fast, "per_user": fast, "per_issuer": fast},
         "rc_federation": {"window_size": 1000, "sleep_limit": 1000, "reject_limit": 1000, "concurrent": 100},
     }
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"precise": {"format": "%(asctime)s %(name)s %(levelname)s %(request)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "precise"}},
+    "loggers": {"lmatrix": {"level": "DEBUG"}, "synapse.access": {"level": "INFO"}},
+    "root": {"level": "INFO", "handlers": ["console"]},
+}
 
 
 def _module_settings() -> dict[str, Any]:

@@ -25,11 +25,15 @@ _LEVELS = {
 
 def install() -> None:
     """Begin; a second time changes nothing."""
-    globalLogPublisher.removeObserver(_observer)
+    uninstall()
     globalLogPublisher.addObserver(_observer)
-    twisted = logging.getLogger("twisted")
-    twisted.removeFilter(is_not_ours)
-    twisted.addFilter(is_not_ours)
+    logging.getLogger("twisted").addFilter(is_not_ours)
+
+
+def uninstall() -> None:
+    """End it, if it was begun."""
+    globalLogPublisher.removeObserver(_observer)
+    logging.getLogger("twisted").removeFilter(is_not_ours)
 
 
 @implementer(ILogObserver)
