@@ -29,6 +29,7 @@ from lmatrix.directory.lookups import Lookups
 from lmatrix.directory.naming_power import may_name
 from lmatrix.errors import AliasTaken, Forbidden, InvalidIdentifier, InvalidParam, NotFound, UnsupportedRoomVersion
 from lmatrix.rooms.interfaces import Database
+from lmatrix.rooms.policy import Policies
 from lmatrix.rooms.room import Room
 
 MAX_ALIASES_OF_ROOM = 100
@@ -45,6 +46,7 @@ class Aliases:
         server_name: ours.
         database, store: our aliases.
         memberships, rooms: the rooms that they lead to.
+        policies: may block a room; no alias of ours leads there then.
         peers: whom to ask about other servers' aliases.
         clock: the time.
     """
@@ -59,6 +61,7 @@ class Aliases:
         store: AliasStore,
         memberships: Memberships,
         rooms: LoadsRooms,
+        policies: Policies,
         peers: DirectoryPeers,
         clock: IReactorTime,
     ) -> None:
@@ -67,6 +70,7 @@ class Aliases:
         self._store = store
         self._memberships = memberships
         self._rooms = rooms
+        self._policies = policies
         self._peers = peers
         self._clock = clock
         self._lookups: Lookups[AliasTarget] = Lookups(clock)
@@ -78,10 +82,16 @@ class Aliases:
         return ids.server_of(alias) == self._server_name
 
     async def local(self, alias: str) -> AliasTarget:
-        """Where an alias of ours leads. Raises :class:`NotFound`."""
+        """Where an alias of ours leads.
+
+        Raises:
+            NotFound: there is no such alias.
+            Forbidden: the room is blocked here.
+        """
         found = await self._database.read(lambda tx: self._store.alias(tx, alias)) if self.is_local(alias) else None
         if found is None:
             raise _unknown(alias)
+        await self._policies.check_room(found.room_id)
         return AliasTarget(found.room_id, self._servers(await self._room(found.room_id)))
 
     async def find(self, alias: str) -> AliasTarget:
@@ -101,7 +111,8 @@ class Aliases:
         return await self._database.read(lambda tx: self._store.aliases_after(tx, alias, limit))
 
     async def of_room(self, room_id: str) -> Sequence[str]:
-        """Our aliases of a room."""
+        """Our aliases of a room. Raises :class:`Forbidden` for one that is blocked here."""
+        await self._policies.check_room(room_id)
         return await self._database.read(lambda tx: self._store.aliases_of_room(tx, room_id))
 
     # -- Making -------------------------------------------------------------------------------------------------------
@@ -138,9 +149,10 @@ class Aliases:
         Raises:
             InvalidParam: it cannot be an alias of ours.
             AliasTaken: it exists already.
-            Forbidden: the user is not in the room, or there are too many aliases.
+            Forbidden: the user is not in the room, it is blocked here, or there are too many aliases.
         """
         self._check_own(alias)
+        await self._policies.check_room(room_id)
 
         def work(tx: Any) -> None:
             if not self._memberships.is_joined(tx, room_id, creator):

@@ -23,6 +23,7 @@ from lmatrix.directory.profile_changes import ProfileChanges
 from lmatrix.directory.profile_reading import Profiles
 from lmatrix.directory.public_rooms import PublicRooms
 from lmatrix.rooms.interfaces import Database, LocalDirectory
+from lmatrix.rooms.policy import Policies
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class DirectoryFloor:
         peers: DirectoryPeers,
         rooms: LoadsRooms,
         sender: SendsEvents,
+        policies: Policies,
         clock: IReactorTime,
     ) -> DirectoryFloor:
         """Build it.
@@ -73,6 +75,7 @@ class DirectoryFloor:
             accounts: which users are ours.
             peers: the way to other servers' directories.
             rooms, sender: the rooms, and what local users do in them.
+            policies: what is allowed beside the rules of the rooms.
         """
         aliases = Aliases(
             server_name,
@@ -80,6 +83,7 @@ class DirectoryFloor:
             store=stores.aliases,
             memberships=stores.memberships,
             rooms=rooms,
+            policies=policies,
             peers=peers,
             clock=clock,
         )
@@ -102,7 +106,14 @@ class DirectoryFloor:
             ),
             aliases=aliases,
             canonical=CanonicalAliases(aliases.find, rooms, sender),
-            public_rooms=PublicRooms(server_name, database=database, store=stores.published, rooms=rooms, clock=clock),
+            public_rooms=PublicRooms(
+                server_name,
+                database=database,
+                store=stores.published,
+                rooms=rooms,
+                policies=policies,
+                clock=clock,
+            ),
         )
 
     async def stop(self) -> None:

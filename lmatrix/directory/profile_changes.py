@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from lmatrix.directory.interfaces import LoadsRooms, Memberships, ProfileStore, SendsEvents
 from lmatrix.directory.profiles import Profile
-from lmatrix.errors import LMatrixError, Overloaded, ShuttingDown, StorageFailed
+from lmatrix.errors import LMatrixError, Overloaded, ShuttingDown, StorageFailed, Undecided
 from lmatrix.rooms.interfaces import Database
 
 MAX_AT_ONCE = 10
@@ -151,7 +151,7 @@ class ProfileChanges:
                 user_id=user_id,
                 error=failure.value,
             )
-            return failure.check(Overloaded, StorageFailed, ShuttingDown) is None
+            return failure.check(Overloaded, StorageFailed, ShuttingDown, Undecided) is None
         self.log.failure(
             "{room_id}: the new profile of {user_id} is not told", failure=failure, room_id=room_id, user_id=user_id
         )

@@ -3,8 +3,11 @@
 
 Owns: :class:`PublicRooms`. Invariants: a room is listed because somebody with power in it said so, and only while a
 user of this server is in it; the list is read anew once a minute at most, and when it was changed here, however often
-it is asked for; what it tells of a room is bounded.
+it is asked for; what it tells of a room is bounded; a room that is blocked here is shown to nobody.
 """
+
+# Twisted has no annotations here.
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from lmatrix.directory.interfaces import LoadsRooms, PublishedRoomStore, PublishedState
 from lmatrix.directory.naming_power import may_name
-from lmatrix.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from lmatrix.errors import BadRequest, Forbidden, InvalidParam, LMatrixError, NotFound
 from lmatrix.rooms.interfaces import Database, JsonObject
+from lmatrix.rooms.policy import Policies
 
 LISTED_ANEW_S = 60.0
 MAX_LISTED = 5000
@@ -30,6 +34,9 @@ DEFAULT_PAGE, MAX_PAGE = 100, 500
 
 MAX_NAME, MAX_TOPIC = 255, 2000
 """Characters that are told of a room's name and topic."""
+
+_ASKED_AT_ONCE = 10
+"""Rooms about which the policies are asked at one time."""
 
 MAX_TERM = 255
 """Characters that are searched for."""
@@ -157,16 +164,25 @@ class PublicRooms:
         server_name: ours.
         database, store: which rooms are in it.
         rooms: who has power in them.
+        policies: may block a room.
         clock: when to read it anew.
     """
 
     def __init__(
-        self, server_name: str, *, database: Database, store: PublishedRoomStore, rooms: LoadsRooms, clock: IReactorTime
+        self,
+        server_name: str,
+        *,
+        database: Database,
+        store: PublishedRoomStore,
+        rooms: LoadsRooms,
+        policies: Policies,
+        clock: IReactorTime,
     ) -> None:
         self._server_name = server_name
         self._database = database
         self._store = store
         self._rooms = rooms
+        self._policies = policies
         self._clock = clock
         self._list: Sequence[ListedRoom] | None = None
         self._read_at = 0.0
@@ -184,8 +200,10 @@ class PublicRooms:
 
         Raises:
             NotFound: we do not hold such a room.
-            Forbidden: the user may not say what the room is called, and so not this.
+            Forbidden: the user may not say what the room is called, and so not this; or it is blocked here.
         """
+        if public:
+            await self._policies.check_room(room_id)
         room = await self._rooms.load(room_id)
         if room is None:
             raise NotFound(f"the room {room_id} is not known here")
@@ -211,7 +229,7 @@ class PublicRooms:
         ]
         end = query.since + query.limit
         answer: JsonObject = {
-            "chunk": [room.entry for room in found[query.since : end]],
+            "chunk": await self._allowed([room.entry for room in found[query.since : end]]),
             "total_room_count_estimate": len(found),
         }
         if end < len(found):
@@ -219,6 +237,25 @@ class PublicRooms:
         if query.since > 0:
             answer["prev_batch"] = str(max(0, query.since - query.limit))
         return answer
+
+    async def _allowed(self, entries: Sequence[JsonObject]) -> Sequence[JsonObject]:
+        """Without those that are blocked here, or of which that cannot be told."""
+        if not self._policies.blocks_rooms:
+            return entries
+        slots = DeferredSemaphore(_ASKED_AT_ONCE)
+        asking = [slots.run(self._is_allowed, entry["room_id"]) for entry in entries]
+        answers = await gatherResults(asking, consumeErrors=True)
+        return [entry for entry, allowed in zip(entries, answers, strict=True) if allowed]
+
+    def _is_allowed(self, room_id: str) -> Deferred[bool]:
+        async def ask() -> bool:
+            try:
+                await self._policies.check_room(room_id)
+            except LMatrixError:
+                return False
+            return True
+
+        return Deferred.fromCoroutine(ask())
 
     async def _rooms_listed(self) -> Sequence[ListedRoom]:
         if self._list is not None and self._clock.seconds() < self._read_at + LISTED_ANEW_S:

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.policies.builtin import BLOCKED, BlockedRooms
 from lmatrix.policies.panel import Panel
-from tests.client_api.harness import ClientServer
+from tests.client_api.harness import ClientServer, enc
 from tests.rooms.network import Network
 
 
@@ -42,6 +42,7 @@ class BlockedRoomTests(SynchronousTestCase):
             ("GET", f"{room}/members"),
             ("GET", f"{room}/joined_members"),
             ("GET", f"{room}/event/{self.event_id}"),
+            ("GET", f"{room}/aliases"),
             ("PUT", f"{room}/send/m.room.message/2"),
             ("PUT", f"{room}/state/m.room.topic/"),
             ("POST", f"{room}/invite"),
@@ -54,6 +55,30 @@ class BlockedRoomTests(SynchronousTestCase):
             status, answer = bob.call(method, path, {} if method != "GET" else None)
             self.assertEqual((status, answer.get("errcode"), answer.get("error")), (403, "M_FORBIDDEN", BLOCKED), path)
         self.assertEqual(self.alice.call("GET", f"{room}/state")[0], 200)
+
+    def test_it_has_no_name(self) -> None:
+        """No alias of ours leads there, none can be made, and it is neither listed nor can be."""
+        alias, listing = f"/directory/room/{enc('#here:north.example')}", f"/directory/list/room/{self.room_id}"
+        levels = {"users": {self.alice.user_id: 100, self.bob.user_id: 50}}
+        self.alice.ok("PUT", f"/rooms/{self.room_id}/state/m.room.power_levels/", levels)
+        self.network.settle()
+        self.bob.ok("PUT", alias, {"room_id": self.room_id})
+        self.bob.ok("PUT", listing, {"visibility": "public"})
+        other = self.bob.ok("POST", "/createRoom", {"visibility": "public"})["room_id"]
+        self.assertEqual(len(self.bob.ok("GET", "/publicRooms")["chunk"]), 2)
+        self.block()
+        more = alias.replace("here", "there")
+        for method, path, body in (
+            ("GET", alias, None),
+            ("PUT", more, {"room_id": self.room_id}),
+            ("PUT", listing, {"visibility": "public"}),
+            ("POST", f"/join/{enc('#here:north.example')}", {}),
+        ):
+            status, answer = self.bob.call(method, path, body)
+            self.assertEqual((status, answer.get("errcode"), answer.get("error")), (403, "M_FORBIDDEN", BLOCKED), path)
+        self.assertEqual([room["room_id"] for room in self.bob.ok("GET", "/publicRooms")["chunk"]], [other])
+        self.assertEqual(self.alice.call("GET", alias)[0], 403)
+        self.bob.ok("DELETE", alias)
 
     def test_sync_does_not_tell_of_it(self) -> None:
         """Neither what is new nor, to a new device, what is there; another room is told of."""
