@@ -61,7 +61,7 @@ class RoomCreation:
         creator = requester.user_id
         try:
             if localpart is not None:
-                plan = attrs.evolve(plan, alias=await self._aliases.free(localpart))
+                plan = attrs.evolve(plan, alias=await self._aliases.free(localpart, creator))
 
             def beside(tx: Any, room_id: str) -> None:
                 if plan.alias is not None:

@@ -117,17 +117,23 @@ class Aliases:
 
     # -- Making -------------------------------------------------------------------------------------------------------
 
-    async def free(self, localpart: str) -> str:
-        """An alias of ours that nobody has made yet.
+    async def free(self, localpart: str, creator: str) -> str:
+        """An alias of ours that nobody has made yet, and that a user may make.
 
         Raises:
             InvalidParam: there can be none with that localpart.
             AliasTaken: somebody has.
+            Forbidden: the user has made too many.
         """
         alias = f"#{localpart}:{self._server_name}"
         self._check_own(alias)
-        if await self._database.read(lambda tx: self._store.alias(tx, alias)) is not None:
-            raise AliasTaken(alias)
+
+        def look(tx: Any) -> None:
+            if self._store.alias(tx, alias) is not None:
+                raise AliasTaken(alias)
+            self._check_maker(tx, creator)
+
+        await self._database.read(look)
         return alias
 
     def claim(self, tx: Any, alias: str, room_id: str, creator: str) -> None:
@@ -139,8 +145,7 @@ class Aliases:
         """
         if len(self._store.aliases_of_room(tx, room_id)) >= MAX_ALIASES_OF_ROOM:
             raise Forbidden(f"a room can have at most {MAX_ALIASES_OF_ROOM} aliases on one server")
-        if self._store.aliases_by(tx, creator) >= MAX_ALIASES_BY_USER:
-            raise Forbidden(f"a user can have made at most {MAX_ALIASES_BY_USER} room aliases")
+        self._check_maker(tx, creator)
         self._store.put_alias(tx, StoredAlias(alias, room_id, creator), int(self._clock.seconds() * 1000))
 
     async def create(self, alias: str, room_id: str, creator: str) -> None:
@@ -214,6 +219,10 @@ class Aliases:
         by_size = [server for server, joined in room.joined_per_server.most_common() if joined > 0]
         ours = [self._server_name] if room.is_participating else []
         return tuple(dict.fromkeys([room.hub_server, *ours, *by_size]))[:MAX_SERVERS]
+
+    def _check_maker(self, tx: Any, creator: str) -> None:
+        if self._store.aliases_by(tx, creator) >= MAX_ALIASES_BY_USER:
+            raise Forbidden(f"a user can have made at most {MAX_ALIASES_BY_USER} room aliases")
 
     def _check_own(self, alias: str) -> None:
         try:

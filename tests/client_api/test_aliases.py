@@ -102,6 +102,8 @@ class MakingTests(AliasTestCase):
         self.make(self.alice, "#first:hub.example", rooms[1])
         one_more = self.alice.call("PUT", directory("#more:hub.example"), {"room_id": rooms[1]})
         self.assert_refused(one_more, 403, "M_FORBIDDEN")
+        with_room = self.alice.call("POST", "/createRoom", {"room_alias_name": "more"})
+        self.assert_refused(with_room, 403, "M_FORBIDDEN")
         self.alice.ok("DELETE", directory("#last:hub.example"))
         self.make(self.alice, "#more:hub.example", rooms[1])
 

@@ -154,6 +154,10 @@ class ClientInputTests(BadInputTestCase):
         dummy = {"auth": {"type": "m.login.dummy"}}
         filters = place("user", self.alice.user_id, "filter")
         messages = {"dir": "b"}
+        name, avatar = (place("profile", self.alice.user_id, field) for field in ("displayname", "avatar_url"))
+        canonical = place(*room, "state", "m.room.canonical_alias")
+        alias = f"#alias:{self.us.server_name}"
+        directory = place("directory", "room", alias)
         table: Mapping[tuple[int, str], Sequence[tuple[str, str, object]]] = {
             (400, "M_BAD_JSON"): [
                 *(("POST", create, {key: 1}) for key in ("name", "topic", "preset", "visibility", "room_version")),
@@ -175,8 +179,17 @@ class ClientInputTests(BadInputTestCase):
                 *(("POST", register, {key: 1}) for key in ("auth", "username", "password")),
                 *(("POST", filters, {"room": value}) for value in (1, "x", [])),
                 ("POST", filters, {"room": {"timeline": {"limit": "x"}}}),
+                *(("PUT", name, {"displayname": value}) for value in (1, [], {})),
+                ("PUT", avatar, {"avatar_url": True}),
+                ("PUT", directory, {"room_id": 1}),
+                ("PUT", place("directory", "list", "room", self.room_id), {"visibility": 1}),
+                *(("POST", place("publicRooms"), {key: True}) for key in ("limit", "since", "filter")),
+                ("POST", create, {"room_alias_name": 1}),
             ],
             (400, "M_MISSING_PARAM"): [
+                ("PUT", name, {}),
+                ("PUT", avatar, {"displayname": "x"}),
+                ("PUT", directory, {}),
                 *(("POST", place(*room, change), {}) for change in ("invite", "kick", "ban", "unban")),
                 ("POST", login, {}),
                 ("POST", login, {"type": "m.login.password"}),
@@ -220,6 +233,23 @@ class ClientInputTests(BadInputTestCase):
                     for key in ("since", "timeout", "full_state", "filter")
                 ),
                 ("GET", place("profile", "x"), None),
+                ("PUT", name, {"displayname": "x" * 257}),
+                ("PUT", avatar, {"avatar_url": "x" * 1001}),
+                *(
+                    ("PUT", place("directory", "room", value), {"room_id": self.room_id})
+                    for value in ("x", "#x", "#x:other.example", "#" + LONG + ":" + self.us.server_name)
+                ),
+                ("PUT", directory, {"room_id": "x"}),
+                ("GET", place("directory", "room", "x"), None),
+                *(("PUT", canonical, {"alias": value}) for value in (1, "x", [alias])),
+                *(("PUT", canonical, {"alt_aliases": value}) for value in (1, "x", [1], [alias] * 51)),
+                ("PUT", place("directory", "list", "room", self.room_id), {"visibility": "x"}),
+                ("GET", place("publicRooms", query={"since": "x"}), None),
+            ],
+            (400, "M_BAD_ALIAS"): [
+                ("PUT", canonical, {"alias": alias}),
+                ("PUT", canonical, {"alt_aliases": ["#x:127.0.0.1:1"]}),
+                ("POST", create, {"initial_state": [{"type": "m.room.canonical_alias", "content": {"alias": alias}}]}),
             ],
             (400, "M_UNSUPPORTED_ROOM_VERSION"): [
                 *(("POST", create, {"room_version": value}) for value in ("99", "", "i.1", V02 + "x")),
@@ -252,6 +282,8 @@ class ClientInputTests(BadInputTestCase):
                 ("POST", place("register", query={"kind": "guest"}), {}),
                 ("GET", place("user", self.bob.user_id, "filter", "0"), None),
                 ("POST", place("user", self.bob.user_id, "filter"), {}),
+                ("PUT", place("profile", self.bob.user_id, "displayname"), {"displayname": "x"}),
+                ("PUT", directory, {"room_id": f"!unknown:{self.us.server_name}"}),
             ],
             (403, "M_THREEPID_DENIED"): [
                 ("POST", create, {"invite_3pid": [{}]}),
@@ -263,7 +295,10 @@ class ClientInputTests(BadInputTestCase):
                 ("GET", place(*room, "context", NOBODY), None),
                 ("GET", place(*room, "state", "org.example", "x"), None),
                 ("GET", place("user", self.alice.user_id, "filter", "99"), None),
-                ("POST", place("join", f"#alias:{self.us.server_name}"), {}),
+                ("POST", place("join", alias), {}),
+                ("GET", directory, None),
+                ("DELETE", directory, None),
+                ("PUT", place("directory", "list", "room", f"!unknown:{self.us.server_name}"), {}),
                 ("POST", place("join", f"!unknown:{self.us.server_name}"), {}),
                 ("GET", place("profile", "@nobody:" + self.us.server_name), None),
             ],
