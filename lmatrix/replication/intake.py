@@ -19,6 +19,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from lmatrix.errors import Forbidden
+from lmatrix.replication.comparing import lm_key
 from lmatrix.replication.interfaces import MIRROR, DagEvent, Stage, StreamPage
 from lmatrix.replication.linearizer import Node, Placed, linearize
 from lmatrix.replication.pairs import Pair
@@ -120,11 +121,21 @@ class Intake:
         self._position = page.position
         if row is not None:
             self._sides.pairs.adopt(row)
+        for event in page.events:
+            self._touch(event)
         for pair in self._sides.pairs:
             if pair.nid in horizons:
                 pair.horizon = max(pair.horizon, horizons[pair.nid])
                 self._arrived(pair)
         return True
+
+    def _touch(self, event: DagEvent) -> None:
+        """State may differ now, whoever changed it: also a ghost's may have been changed behind our back."""
+        pair = self._sides.pairs.by_dag(event.room_id)
+        if pair is not None and event.state_key is not None:
+            key = lm_key((event.type, event.state_key), self._sides.names)
+            if key is not None:
+                pair.touch(key)
 
     def _up_to_a_beginning(self, page: StreamPage) -> tuple[StreamPage, _Beginning | None]:
         """The page as far as the first event with which a mirror begins. What follows was read without knowing of

@@ -4,6 +4,9 @@ Owns: :func:`power_to_lm` and :func:`power_to_dag`. Both sides know the same lev
 DAG side has the bridge bot, and in room versions from 12 on *creators*, who stand above every level and must not be
 listed. The LM side has neither: there a creator is listed with a level above everybody else's.
 
+A creator's level on the LM side is the same high one whatever the others are, since nobody there can raise anybody
+above their own.
+
 Invariants: both functions are pure; going there and back gives what there was, as far as the other side can express it
 (what it cannot, :func:`power_to_dag` takes over from the DAG room's present levels); a second round changes nothing.
 
@@ -15,13 +18,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from lmatrix.events.power_levels import CREATOR_LEVEL
 from lmatrix.replication.names import Names
 
 JsonObject = dict[str, Any]
 
 _LEVELS: Final = ("users_default", "events_default", "state_default", "ban", "kick", "redact", "invite")
 _MAX_LEVEL: Final = 2**53 - 1
+
+ABOVE_ALL: Final = 1_000_000
+"""The level of those who stand above all others, unless a room has levels that are higher still."""
 
 
 def power_to_lm(content: Mapping[str, Any], names: Names, creators: Collection[str]) -> JsonObject:
@@ -62,7 +67,7 @@ def power_to_dag(
 
 def bots_level(content: Mapping[str, Any]) -> int:
     """The level that the bot needs in a DAG room, to be above everybody and everything in ``content``."""
-    return min(_above(_without_users(content), _levels(content.get("users")).values()) + 1, _MAX_LEVEL)
+    return _above(_without_users(content), _levels(content.get("users")).values())
 
 
 def _above(shared: Mapping[str, Any], others: Collection[int]) -> int:
@@ -70,7 +75,7 @@ def _above(shared: Mapping[str, Any], others: Collection[int]) -> int:
     asked: list[int] = [shared[field] for field in _LEVELS if field != "users_default" and field in shared]
     asked += shared.get("events", {}).values()
     held: list[int] = [level + 1 for level in [*others, shared.get("users_default", 0)]]
-    return min(max([CREATOR_LEVEL, *asked, *held]), _MAX_LEVEL)
+    return min(max([ABOVE_ALL, *asked, *held]), _MAX_LEVEL)
 
 
 def _without_users(content: Mapping[str, Any]) -> JsonObject:

@@ -52,6 +52,11 @@ from lmatrix.rooms.interfaces import Database, EduReceiver, JsonObject, RoomStor
 MEASURED_EVERY_S: Final = 30.0
 """How often the lag of all mirrors is measured."""
 
+INVITE_PAUSE_S: Final = 1.0
+"""How long an invite rests before it is brought to its user: its hub puts it into the room only after our answer, and
+whoever accepts or declines earlier was never invited.
+"""
+
 AT_ONCE: Final = 8
 """How many mirrors are followed outward at once: each keeps a piece of a log in memory."""
 
@@ -106,7 +111,9 @@ class MirrorService:
         self._inward_places = DeferredSemaphore(INWARD_AT_ONCE)
         self._late: _Parts | None = None
         self._caught_up = False
+        self._stopped = False
         self._measuring: IDelayedCall | None = None
+        self._inviting: IDelayedCall | None = None
         self._reader = Worker("reading the DAG server's stream", self._read, clock)
         self._inviter = Worker("bringing invites", self._bring_invites, clock)
 
@@ -157,8 +164,12 @@ class MirrorService:
             self._of(pair).outward.wake()
 
     def _invites_changed(self) -> None:
-        if self._caught_up:
-            self._inviter.wake()
+        if self._caught_up and self._inviting is None and not self._stopped:
+            self._inviting = self._clock.callLater(INVITE_PAUSE_S, self._bring)
+
+    def _bring(self) -> None:
+        self._inviting = None
+        self._inviter.wake()
 
     # -- Running --
 
@@ -171,9 +182,10 @@ class MirrorService:
 
     async def stop(self) -> None:
         """See :meth:`~lmatrix.replication.interfaces.Mirrors.stop`."""
-        if self._measuring is not None and self._measuring.active():
-            self._measuring.cancel()
-        self._measuring = None
+        self._stopped = True
+        for alarm in (self._measuring, self._inviting):
+            if alarm is not None and alarm.active():
+                alarm.cancel()
         await self._reader.stop()
         await self._inviter.stop()
         for workers in list(self._workers.values()):

@@ -52,6 +52,7 @@ class FakeDagServer:
         creators_rule: whether rooms are of version 12, where creators stand above all levels.
 
     Attributes:
+        refused_types: what it does not let ghosts, nor the bot, write.
         mishaps: what happens to the next writes: ``"before"``, ``"after"`` (the answer is lost), or ``""`` (nothing).
     """
 
@@ -71,6 +72,7 @@ class FakeDagServer:
         self.read_marks: list[tuple[str, str, str]] = []
         self.mishaps: list[str] = []
         self.unavailable = False
+        self.refused_types: set[str] = set()
         self.writes = 0
         self.advanced: Callable[[], None] = lambda: None
         self._now = 1_700_000_000_000
@@ -366,6 +368,8 @@ class FakeDagServer:
 
     async def send(self, write: DagWrite) -> str:
         assert write.type != "m.room.member"
+        if write.type in self.refused_types:
+            raise DagRefused(f"nobody writes {write.type} here")
         return await self._write(
             lambda: self._once(
                 write.room_id,
@@ -440,6 +444,10 @@ class FakeDagServer:
         return attrs.evolve(event, content=kept, redacted=True)
 
 
+_GRAVEYARD: list[Deferred[Any]] = []
+"""What is never to be collected: letting go of those who wait would run what a dying process never runs."""
+
+
 class DeadEnd:
     """What a process that died never hears the end of."""
 
@@ -448,4 +456,6 @@ class DeadEnd:
 
     def forever(self) -> Deferred[Any]:
         self.reached = True
-        return Deferred()
+        never: Deferred[Any] = Deferred()
+        _GRAVEYARD.append(never)
+        return never

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.replication.linearizer import Node, linearize
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -58,12 +60,14 @@ def node(event_id: str, *prev_events: str, ts: int = 0) -> Node:
 
 
 class LinearizerTests(SynchronousTestCase):
+    @UNHURRIED
     @given(arrivals())
     def test_every_event_once(self, groups: list[list[Node]]) -> None:
         """Everything that arrived is given out, once."""
         given_out = ids(groups)
         self.assertEqual(sorted(given_out), sorted({one.event_id for group in groups for one in group}))
 
+    @UNHURRIED
     @given(arrivals())
     def test_append_only(self, groups: list[list[Node]]) -> None:
         """What arrives later never comes before what was given out."""
@@ -71,6 +75,7 @@ class LinearizerTests(SynchronousTestCase):
             before = ids(groups[:count])
             self.assertEqual(ids(groups)[: len(before)], before)
 
+    @UNHURRIED
     @given(arrivals())
     def test_after_its_predecessors(self, groups: list[list[Node]]) -> None:
         """An event comes after each predecessor that arrived in its own group or in an earlier one."""
@@ -84,12 +89,14 @@ class LinearizerTests(SynchronousTestCase):
                     if one.event_id in new and prev in arrived:
                         self.assertLess(places[prev], places[one.event_id])
 
+    @UNHURRIED
     @given(arrivals(), st.randoms())
     def test_deterministic(self, groups: list[list[Node]], rng: Random) -> None:
         """The order within a group does not matter."""
         shuffled = [rng.sample(group, len(group)) for group in groups]
         self.assertEqual(run(shuffled), run(groups))
 
+    @UNHURRIED
     @given(dags())
     def test_depth_is_the_longest_path(self, nodes: list[Node]) -> None:
         """In one group, the order is by longest path, timestamp and event ID."""

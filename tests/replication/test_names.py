@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -12,6 +12,7 @@ from lmatrix import ids
 from lmatrix.replication.names import Names
 
 US = "us.example"
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LOCALPARTS = st.text("abcxyz019-.=_/+", min_size=1, max_size=300)
 SERVERS = st.sampled_from(["north.example", "north.example:8448", "[2001:db8::1]:1", "a-b.example"])
 LM_USERS = st.builds(lambda local, server: f"@{local}:{server}"[-250:], LOCALPARTS, SERVERS).map(
@@ -29,6 +30,7 @@ def names() -> Names:
 
 
 class NamesTests(SynchronousTestCase):
+    @UNHURRIED
     @given(LM_USERS)
     def test_lm_users_and_back(self, user_id: str) -> None:
         """A remote LM user's ghost leads back to the user, and is a user ID that every DAG server takes."""
@@ -39,6 +41,7 @@ class NamesTests(SynchronousTestCase):
         self.assertLessEqual(len(ghost), 255)
         self.assertTrue(re.fullmatch(r"@[a-z0-9=_./+-]+:us\.example", ghost), ghost)
 
+    @UNHURRIED
     @given(DAG_USERS)
     def test_dag_users_and_back(self, user_id: str) -> None:
         """Another DAG server's user, however old its user ID, has a name on the LM side that leads back."""
@@ -48,6 +51,7 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual(ids.user_id(ghost), ghost)
         self.assertEqual(them.to_dag(ghost), user_id)
 
+    @UNHURRIED
     @given(LM_USERS, LM_USERS)
     def test_never_shared(self, one: str, other: str) -> None:
         """Two users never have one name."""

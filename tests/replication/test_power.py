@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -12,6 +12,7 @@ from lmatrix.replication.names import Names
 from lmatrix.replication.power import bots_level, power_to_dag, power_to_lm
 
 US = "us.example"
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BOT = f"@bridge:{US}"
 LEVELS = st.integers(-10, 200)
 FIELDS = ("users_default", "events_default", "state_default", "ban", "kick", "redact", "invite")
@@ -36,6 +37,7 @@ def names() -> Names:
 
 
 class PowerTests(SynchronousTestCase):
+    @UNHURRIED
     @given(contents(DAG_USERS), CREATORS)
     def test_dag_lm_dag(self, content: dict[str, Any], creators: frozenset[str]) -> None:
         """Power levels of a DAG room that went to the LM side come back as they were; creators are never listed."""
@@ -43,6 +45,7 @@ class PowerTests(SynchronousTestCase):
         there = power_to_lm(content, names(), creators)
         self.assertEqual(power_to_dag(there, names(), creators, content), content)
 
+    @UNHURRIED
     @given(contents(LM_USERS), CREATORS, contents(DAG_USERS))
     def test_lm_dag_lm_settles(
         self, content: dict[str, Any], creators: frozenset[str], present: dict[str, Any]
@@ -57,6 +60,7 @@ class PowerTests(SynchronousTestCase):
         self.assertEqual({**back, "users": None}, {**content, "users": None})
         self.assertEqual(power_to_lm(power_to_dag(back, names(), creators, there), names(), creators), back)
 
+    @UNHURRIED
     @given(contents(DAG_USERS), CREATORS)
     def test_creators_are_above(self, content: dict[str, Any], creators: frozenset[str]) -> None:
         """On the LM side a creator has all the power that the room asks for, and more than anybody else."""
@@ -68,6 +72,7 @@ class PowerTests(SynchronousTestCase):
             self.assertTrue(all(level >= asked for asked in there.get("events", {}).values()))
             self.assertTrue(all(level >= there.get(field, 0) for field in FIELDS))
 
+    @UNHURRIED
     @given(contents(DAG_USERS))
     def test_the_bot_is_above_everybody(self, content: dict[str, Any]) -> None:
         """With its level the bot can undo what anybody does, and change every level."""

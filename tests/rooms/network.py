@@ -469,9 +469,9 @@ class Server:
         self._transactions += 1
         try:
             peer = self.network.reach(self.name, destination, "send")
+            return peer.receive(self.name, f"{self.name}-{self._transactions}", pdus, **more)
         except PeerUnreachable:
             return None
-        return peer.receive(self.name, f"{self.name}-{self._transactions}", pdus, **more)
 
 
 def done(work: Awaitable[T]) -> T:
