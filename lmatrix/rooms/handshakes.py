@@ -166,6 +166,7 @@ class Handshakes:
             if is_lpdu(event):
                 signed = await self._invite_for(origin, event, body["room_version"])
             else:
+                await self._check_no_usurper(origin, peek_room_id(event))
                 pdu = await self._invitations.take(
                     origin, event, body["room_version"], body.get("invite_room_state", [])
                 )
@@ -192,6 +193,12 @@ class Handshakes:
         if stored is None:
             raise NotFound(f"{sequenced.event_id} is not known here")
         return stored.canonical
+
+    async def _check_no_usurper(self, origin: str, room_id: str) -> None:
+        """Raises :class:`Forbidden` for an invite into a room that we are in, from a server that is not its hub."""
+        loaded = await self._rooms.loaded(room_id)
+        if loaded is not None and loaded.room.is_participating and loaded.room.hub_server != origin:
+            raise Forbidden(f"{origin} is not the hub of {room_id}, which is {loaded.room.hub_server}")
 
     async def _hub_room(self, room_id: str) -> LoadedRoom:
         await self._policies.check_room(room_id)

@@ -95,6 +95,13 @@ class RealServer:
         """Whether it was started, and neither stopped nor killed since."""
         return self._running is not None
 
+    @property
+    def pid(self) -> int:
+        """The process ID of the one that runs."""
+        process: Any = None if self._running is None else self._running._process
+        assert process is not None
+        return int(process.pid)
+
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         running = self._running = RunningServer(self.place, reactor, self._http)

@@ -135,11 +135,11 @@ def bytes_on_the_wire(data: st.DataObject, world: World, watch: Watch) -> None:
     wire = world.us.connect()
     if data.draw(st.booleans(), label="HTTP/2"):
         wire.transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
-        parts = data.draw(_http2_parts, label="bytes")
+        parts = data.draw(HTTP2_PARTS, label="bytes")
         if data.draw(st.integers(0, 5), label="preface"):
             wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
     else:
-        parts = data.draw(_http1_parts, label="bytes")
+        parts = data.draw(HTTP1_PARTS, label="bytes")
     for part in parts:
         if wire.closed:
             break
@@ -280,7 +280,7 @@ _pieces1 = st.one_of(
     ),
     st.binary(max_size=30),
 )
-_http1_parts = st.lists(st.lists(_pieces1, min_size=1, max_size=8).map(b"".join), min_size=1, max_size=4)
+HTTP1_PARTS = st.lists(st.lists(_pieces1, min_size=1, max_size=8).map(b"".join), min_size=1, max_size=4)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
@@ -301,4 +301,4 @@ _frames = st.builds(
         st.binary(max_size=40),
     ),
 )
-_http2_parts = st.lists(st.one_of(_frames, _frames, st.binary(max_size=30)), min_size=1, max_size=8)
+HTTP2_PARTS = st.lists(st.one_of(_frames, _frames, st.binary(max_size=30)), min_size=1, max_size=8)

@@ -20,7 +20,7 @@ from lmatrix.errors import (
     StorageFailed,
     WrongServer,
 )
-from lmatrix.events.building import build_lpdu
+from lmatrix.events.building import build_hub_event, build_lpdu
 from lmatrix.events.creation import InitialEvent, Preset
 from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import V02, known_room_versions, room_version
@@ -241,6 +241,33 @@ class InviteTests(NetworkTestCase):
         self.join(self.north, self.bob)
         self.assertIsNone(self.pending(self.north, self.bob))
         self.say(self.north, self.room_id, self.bob, "here")
+
+    def test_an_invite_into_a_room_that_is_somebody_elses(self) -> None:
+        """Whoever says to be the hub of a room that we are in, as its hub or otherwise, invites nobody of ours."""
+        room_id = self.shared_room()
+        dave, erin = self.north.user("dave"), self.hub.user("erin")
+        create = done(self.hub.floor.rooms.load(room_id)).state.get("m.room.create")
+        for server, target in ((self.north, dave), (self.hub, erin)):
+            invite = build_hub_event(
+                room_version("I.1"),
+                room_id=room_id,
+                type="m.room.member",
+                sender=self.carol,
+                content={"membership": "invite"},
+                origin_server_ts=17,
+                hub_server=self.south.name,
+                auth_events=[create.event_id],
+                prev_events=[create.event_id],
+                keys=self.south.identity.keys,
+                state_key=target,
+            )
+            body = {"event": parse_object(invite.canonical), "room_version": "I.1"}
+            taking = Deferred.fromCoroutine(server.floor.handshakes.invite(self.south.name, "1", body))
+            self.failureResultOf(taking, Forbidden)
+            store, target_id = server.invites, target
+            self.assertIsNone(done(server.floor.rooms.load(room_id)).state.get("m.room.member", target_id))
+            pending = server.database.read(lambda tx, store=store, user=target_id: store.get(tx, user, room_id))
+            self.assertIsNone(result_of(pending))
 
     def test_a_direct_chat_is_marked(self) -> None:
         """The invites of a room that was made for a direct chat say so."""
