@@ -70,6 +70,11 @@ class Panel:
         """Whether there is any policy that may block a room."""
         return bool(self._rooms)
 
+    @property
+    def checks_events(self) -> bool:
+        """Whether there is any policy that may refuse an event."""
+        return bool(self._events)
+
     async def check_room(self, room_id: str) -> None:
         """See :class:`lmatrix.rooms.policy.Policies`."""
         for policy in self._rooms:

@@ -1,8 +1,8 @@
 """The hub's role: putting what comes in into the room's order.
 
-Owns: the way of an LPDU from its arrival to the answer. Signatures and hashes are checked, and duplicates looked up,
-before the room's sequencer is entered, for many LPDUs at once; inside it only the pure decisions of
-:mod:`lmatrix.rooms.sequencing` run.
+Owns: the way of an LPDU from its arrival to the answer. Signatures and hashes are checked before the room's sequencer
+is entered, for many LPDUs at once; inside it only the pure decisions of :mod:`lmatrix.rooms.sequencing` run. That LPDUs
+which memory does not know are new is a premise of theirs, which the commit looks into.
 """
 
 from __future__ import annotations
@@ -94,19 +94,24 @@ class Hub:
         """
         reign = _hub_event(loaded.room.state)
         checked = await self._checker.check(lpdus)
-        known = await self._accepted_before(loaded, checked)
-        refused = await self._refused(checked, known, origin)
+        newness = _Newness(self._store, loaded.room.room_id)
+        refused: Mapping[int, Forbidden] = {}
+        if any(self._may_be_refused(one) for one in checked):
+            # Nobody is asked about what is in the room already.
+            newness.learn(await self._accepted_before(loaded, checked))
+            refused = await self._refused(checked, newness.known, origin)
 
         def decide(draft: RoomDraft) -> list[LpduAnswer]:
             # When the room has moved away and come back meanwhile, these may have been signed anew for the hub in
             # between, and be in the room already under other hashes. Their senders know.
             void = _hub_event(draft.state) != reign
+            newness.assume(checked, draft)
             return [
-                LpduAnswer(one.received, refused.get(number) or self._decide(draft, one, known, void=void))
+                LpduAnswer(one.received, self._decide(draft, one, newness, refused.get(number), void=void))
                 for number, one in enumerate(checked)
             ]
 
-        sequencing = loaded.sequencer.submit(decide, events=len(lpdus), source=origin, beside=beside)
+        sequencing = loaded.sequencer.submit(decide, events=len(lpdus), source=origin, beside=beside, premise=newness)
         if placed is not None:
             placed()
         answers = await sequencing
@@ -133,13 +138,16 @@ class Hub:
         return await loaded.sequencer.submit(decide, events=len(events), beside=beside)
 
     def _decide(
-        self, draft: RoomDraft, one: Checked[Lpdu], known: Mapping[tuple[str, str], str], *, void: bool
+        self, draft: RoomDraft, one: Checked[Lpdu], newness: _Newness, refused: Forbidden | None, *, void: bool
     ) -> Sequenced | LMatrixError:
         if isinstance(one.event, EventDropped):
             return one.event
-        before = known.get(_key(one.event))
+        key = _key(one.event)
+        before = newness.known.get(key) or draft.known_lpdu(*key)
         if before is not None:
             return Sequenced(before, None, None)
+        if refused is not None:
+            return refused
         if void:
             return WrongServer(draft.room.room_id, draft.hub_server)
         if draft.version.hub_is_state and one.event.type == HUB_EVENT and one.event.state_key == "":
@@ -155,6 +163,15 @@ class Hub:
         except LMatrixError as error:
             return error
 
+    def _may_be_refused(self, one: Checked[Lpdu]) -> bool:
+        """Whether there is a policy that has a say about it."""
+        if isinstance(one.event, EventDropped):
+            return False
+        return self._policies.checks_events or self._is_invite_for_us(one.event)
+
+    def _is_invite_for_us(self, event: Lpdu) -> bool:
+        return is_invite(event) and event.state_key is not None and self._identity.owns(event.state_key)
+
     async def _refused(
         self, checked: Sequence[Checked[Lpdu]], known: Mapping[tuple[str, str], str], origin: str
     ) -> Mapping[int, Forbidden]:
@@ -165,8 +182,7 @@ class Hub:
                 continue
             try:
                 await self._policies.check_event(ProposedEvent.of(one.event, origin))
-                target = one.event.state_key
-                if is_invite(one.event) and target is not None and self._identity.owns(target):
+                if self._is_invite_for_us(one.event):
                     await self._policies.check_invite(Invite.of(one.event, self._identity.server_name))
             except Forbidden as error:
                 refused[number] = error
@@ -198,6 +214,39 @@ class Hub:
             rule=reason,
             error=error,
         )
+
+
+class _Newness:
+    """The premise that LPDUs which memory does not know were not accepted before.
+
+    Args:
+        store: where that can be seen.
+        room_id: their room.
+
+    Attributes:
+        known: event ID by (sender, LPDU hash) for those of which the disk has said otherwise.
+    """
+
+    def __init__(self, store: RoomStore, room_id: str) -> None:
+        self._store = store
+        self._room_id = room_id
+        self.known: dict[tuple[str, str], str] = {}
+        self._assumed: list[tuple[str, str]] = []
+
+    def assume(self, checked: Sequence[Checked[Lpdu]], draft: RoomDraft) -> None:
+        """These are being decided: what memory does not know of them is taken for new."""
+        keys = (_key(one.event) for one in checked if not isinstance(one.event, EventDropped))
+        self._assumed = [key for key in keys if key not in self.known and draft.known_lpdu(*key) is None]
+
+    def contradiction(self, tx: Any) -> Mapping[tuple[str, str], str] | None:
+        """See :class:`~lmatrix.rooms.sequencer.Premise`."""
+        if not self._assumed:
+            return None
+        return self._store.accepted_lpdus(tx, self._room_id, self._assumed) or None
+
+    def learn(self, contradiction: Mapping[tuple[str, str], str]) -> None:
+        """See :class:`~lmatrix.rooms.sequencer.Premise`."""
+        self.known.update(contradiction)
 
 
 def _hub_event(state: StateView) -> str | None:

@@ -343,6 +343,9 @@ class TransactionStore(Protocol):
 
     def answer(self, tx: Any, origin: str, endpoint: str, transaction_id: str) -> StoredAnswer | None: ...
 
+    def transaction_ids(self, tx: Any, origin: str, endpoint: str) -> Sequence[str]:
+        """Of the transactions that have an answer, a bounded number."""
+
     def put_answer(
         self, tx: Any, origin: str, endpoint: str, transaction_id: str, answer: StoredAnswer, now_ms: int
     ) -> None: ...

@@ -133,6 +133,10 @@ class Policies(Protocol):
     def blocks_rooms(self) -> bool:
         """Whether any room can be blocked at all."""
 
+    @property
+    def checks_events(self) -> bool:
+        """Whether any event, other than an invite for one of our users, can be refused at all."""
+
     async def check_room(self, room_id: str) -> None:
         """Whether anything at all may be done in a room, but for leaving it."""
 
@@ -150,6 +154,7 @@ class NoPolicies:
     """Everything is allowed."""
 
     blocks_rooms = False
+    checks_events = False
 
     async def check_room(self, room_id: str) -> None:
         """Allowed."""

@@ -13,6 +13,9 @@ room in memory changes, the tickets' Deferreds fire, and the listeners hear of i
 whole batch and fails its tickets; the room is usable at once, as it was before. While a commit is under way the queue
 grows, so that a busy room pays for one commit with many events.
 
+What a decision must know of the disk beyond the room in memory, it assumes, and the commit looks (:class:`Premise`):
+nearly always the assumption is right, and a look beforehand would cost every batch a journey to another thread.
+
 An error is no proof that a commit did not take place: the disk may have failed while saying that it had. So after one
 the sequencer looks at what is there, and decides nothing more until it has seen it.
 """
@@ -20,7 +23,7 @@ the sequencer looks at what is there, and decides nothing more until it has seen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -57,6 +60,22 @@ class Commit:
     room: Room
     draft: RoomDraft
     streams: Sequence[int]
+
+
+class Premise(Protocol):
+    """What a decision assumes of the disk.
+
+    A batch with a decision whose premise does not hold is not written. It is decided anew, after that decision has
+    learnt what is there instead.
+    """
+
+    def contradiction(self, tx: Any) -> object | None:
+        """What is on disk otherwise than assumed, ``None`` when nothing is. Called in the transaction that writes the
+        batch, before anything of it is written, off the reactor thread.
+        """
+
+    def learn(self, contradiction: Any) -> None:
+        """Take it into account from now on. A premise must not be contradicted without end."""
 
 
 DOUBT_SECONDS = 1.0
@@ -114,6 +133,7 @@ class Sequencer:
         source: str | None = None,
         ahead: Callable[[Any], None] | None = None,
         beside: Callable[[Any, T], None] | None = None,
+        premise: Premise | None = None,
     ) -> Deferred[T]:
         """Queue a decision.
 
@@ -124,6 +144,7 @@ class Sequencer:
             source: the server whose events these are: sources take turns. By default this server itself.
             ahead: called with the transaction before the batch's events are written.
             beside: called with the transaction and the outcome, to write what must be on disk together with the events.
+            premise: what ``decide`` assumes of the disk. If that is wrong, it is called again.
 
         Returns:
             fires with the outcome when it is on disk; fails with what ``decide`` raised, or with the commit's error.
@@ -131,7 +152,7 @@ class Sequencer:
         Raises:
             Overloaded: (in the Deferred) too much is waiting for this room.
         """
-        ticket: _Ticket[T] = _Ticket(decide, events, ahead, beside, Deferred())
+        ticket: _Ticket[T] = _Ticket(decide, events, ahead, beside, premise, Deferred())
         source = source or self._room.server_name
         if not self._share.take(source, events):
             self._metrics.shed.labels(what="sequencer").inc()
@@ -164,7 +185,7 @@ class Sequencer:
         """Carry out a decision while the others are held; as :meth:`submit` otherwise."""
         if not self._held or self._running:
             raise RuntimeError("the sequencer is not held")
-        ticket: _Ticket[T] = _Ticket(decide, 1, None, None, Deferred())
+        ticket: _Ticket[T] = _Ticket(decide, 1, None, None, None, Deferred())
         await self._run_batch([ticket])
         return await ticket.answer
 
@@ -215,18 +236,28 @@ class Sequencer:
                 for ticket in batch:
                     ticket.answer.errback(error)
                 return
-        draft, decided = self._decide(batch)
-        if draft.events or any(ticket.beside or ticket.ahead for ticket, _ in decided):
+        while True:
+            decided = self._decide(batch)
+            if decided.changes_nothing:
+                break
             try:
-                streams = await self._database.write(self._work(draft, decided))
+                streams = await self._database.write(self._work(decided))
+            except _Contradicted as contradicted:
+                for premise, contradiction in contradicted.found:
+                    premise.learn(contradiction)
+                continue
             except Exception as error:
-                if not await self._took_place_after_all(draft, error):
-                    for ticket, _ in decided:
+                if not await self._took_place_after_all(decided.draft, error):
+                    # Even what was refused was refused in view of events that there are not.
+                    for ticket in batch:
                         ticket.answer.errback(error)
                     return
             else:
-                self._become(draft, streams)
-        for ticket, outcome in decided:
+                self._become(decided.draft, streams)
+            break
+        for ticket, reason in decided.refused:
+            ticket.answer.errback(reason)
+        for ticket, outcome in decided.taken:
             ticket.answer.callback(outcome)
 
     def _become(self, draft: RoomDraft, streams: Sequence[int]) -> None:
@@ -285,48 +316,49 @@ class Sequencer:
             # If the disk still cannot be read, that says so in the log, and comes back here.
             self.submit(lambda _: None, events=0).addErrback(lambda _: None)
 
-    def _work(self, draft: RoomDraft, decided: list[tuple[_Ticket[Any], Any]]) -> Callable[[Any], Sequence[int]]:
-        append = draft.as_append()
+    def _work(self, decided: _Decided) -> Callable[[Any], Sequence[int]]:
+        append = decided.draft.as_append()
         store = self._store
-
-        ahead = [ticket.ahead for ticket, _ in decided if ticket.ahead is not None]
+        premises = decided.premises
+        ahead = [ticket.ahead for ticket, _ in decided.taken if ticket.ahead is not None]
 
         def work(tx: Any) -> Sequence[int]:
+            found = [(premise, premise.contradiction(tx)) for premise in premises]
+            contradictions = [(premise, contradiction) for premise, contradiction in found if contradiction is not None]
+            if contradictions:
+                raise _Contradicted(contradictions)
             for first in ahead:
                 first(tx)
             streams = store.append(tx, append) if append.events else ()
-            for ticket, outcome in decided:
+            for ticket, outcome in decided.taken:
                 if ticket.beside is not None:
                     ticket.beside(tx, outcome)
             return streams
 
         return work
 
-    def _decide(self, batch: list[_Ticket[Any]]) -> tuple[RoomDraft, list[tuple[_Ticket[Any], Any]]]:
+    def _decide(self, batch: Sequence[_Ticket[Any]]) -> _Decided:
+        spoilt: dict[_Ticket[Any], Exception] = {}
         while True:
-            draft = RoomDraft(self._room)
-            decided: list[tuple[_Ticket[Any], Any]] = []
-            refused: list[tuple[_Ticket[Any], LMatrixError]] = []
+            decided = _Decided(RoomDraft(self._room), [], list(spoilt.items()))
             for ticket in batch:
-                before = len(draft.events)
+                if ticket in spoilt:
+                    continue
+                before = len(decided.draft.events)
                 try:
-                    outcome = ticket.decide(draft)
+                    outcome = ticket.decide(decided.draft)
                 except Exception as error:
-                    if isinstance(error, LMatrixError) and len(draft.events) == before:
-                        refused.append((ticket, error))
+                    if isinstance(error, LMatrixError) and len(decided.draft.events) == before:
+                        decided.refused.append((ticket, error))
                         continue
                     if not isinstance(error, LMatrixError):
                         self.log.failure("{room_id}: a decision failed", room_id=self._room.room_id)
-                    spoilt, reason = ticket, error
+                    # The draft may hold half of what the decision did: decide the others again, on a clean one.
+                    spoilt[ticket] = error
                     break
-                decided.append((ticket, outcome))
+                decided.taken.append((ticket, outcome))
             else:
-                for ticket, refusal in refused:
-                    ticket.answer.errback(refusal)
-                return draft, decided
-            # The draft may hold half of what the failed decision did: decide the others again, on a clean one.
-            batch = [ticket for ticket in batch if ticket is not spoilt]
-            spoilt.answer.errback(reason)
+                return decided
 
     def _stopped_unexpectedly(self, failure: Any) -> None:
         self.log.failure("{room_id}: the sequencer stopped", failure=failure, room_id=self._room.room_id)
@@ -341,10 +373,42 @@ def _is_at(event: StoredEvent | None, position: int) -> bool:
     return event is not None and event.position == position
 
 
+class _Contradicted(Exception):
+    """The disk says otherwise than some premises.
+
+    Args:
+        found: what it says of each of them.
+    """
+
+    def __init__(self, found: Sequence[tuple[Premise, object]]) -> None:
+        super().__init__(f"{len(found)} premises do not hold")
+        self.found = found
+
+
 @attrs.frozen(slots=True, eq=False)
 class _Ticket(Generic[T]):
     decide: Callable[[RoomDraft], T]
     events: int
     ahead: Callable[[Any], None] | None
     beside: Callable[[Any, T], None] | None
+    premise: Premise | None
     answer: Deferred[T]
+
+
+@attrs.frozen(slots=True, eq=False)
+class _Decided:
+    """What came of deciding a batch: who is to hear what, once the draft is on disk."""
+
+    draft: RoomDraft
+    taken: list[tuple[_Ticket[Any], Any]]
+    refused: list[tuple[_Ticket[Any], Exception]]
+
+    @property
+    def premises(self) -> list[Premise]:
+        """What all of this rests on: a refusal may rest on it, too."""
+        return [ticket.premise for ticket, _ in (*self.taken, *self.refused) if ticket.premise is not None]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether there is nothing to be written, and nothing to be looked up."""
+        return not (self.draft.events or self.premises or any(t.beside or t.ahead for t, _ in self.taken))

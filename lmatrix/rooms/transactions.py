@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from lmatrix.canonical_json import encode
 from lmatrix.crypto.digest import sha256_base64
 from lmatrix.errors import BadRequest, Overloaded, TransactionInFlight
+from lmatrix.rooms.answered import AnsweredTransactions
 from lmatrix.rooms.interfaces import Database, JsonObject, StoredAnswer, TransactionStore
 
 MAX_TRANSACTION_ID = 255
@@ -72,6 +73,7 @@ class Transactions:
     ) -> None:
         self._database = database
         self._store = store
+        self._answered = AnsweredTransactions(database, store)
         self._clock = clock
         self._may_overlap = may_overlap
         self._in_flight: dict[tuple[str, str], list[_InFlight]] = {}
@@ -165,7 +167,8 @@ class Transactions:
     async def _carry_out(
         self, origin: str, endpoint: str, mine: _InFlight, work: Callable[[Recorder], Awaitable[bytes]]
     ) -> bytes:
-        stored = await self._database.read(lambda tx: self._store.answer(tx, origin, endpoint, mine.transaction_id))
+        in_flight = [one.transaction_id for one in self._in_flight[origin, endpoint]]
+        stored = await self._answered.answer(origin, endpoint, mine.transaction_id, in_flight)
         if stored is not None and stored.body_hash == mine.body_hash:
             return stored.answer
         now_ms = int(self._clock.seconds() * 1000)

@@ -39,6 +39,13 @@ class SqlTransactionStore:
         )
         return None if row is None else StoredAnswer(*row)
 
+    def transaction_ids(self, tx: Transaction, origin: str, endpoint: str) -> list[str]:
+        """IDs of an origin's transactions that were answered, as far as the answers are still kept."""
+        rows = tx.rows(
+            "SELECT transaction_id FROM received_transactions WHERE origin = ? AND endpoint = ?", (origin, endpoint)
+        )
+        return [transaction_id for (transaction_id,) in rows]
+
     def put_answer(
         self, tx: Transaction, origin: str, endpoint: str, transaction_id: str, answer: StoredAnswer, now_ms: int
     ) -> None:

@@ -102,6 +102,27 @@ class HubTests(NetworkTestCase):
         self.assertEqual(first, third)
         self.assertEqual(["hello"], self.hub.bodies(self.room_id))
 
+    def test_what_was_accepted_is_recognised_beyond_memory(self) -> None:
+        """In one transaction with new ones, LPDUs that only the disk knows are not appended again; that a state event
+        was sent again does not undo what came after it.
+        """
+        join = {"membership": "join", "displayname": "Bob"}
+        old = [
+            self.lpdu("old"),
+            self.lpdu(type="m.room.member", state_key=self.bob, content={**join, "displayname": "Robert"}),
+            self.lpdu(type="m.room.member", state_key=self.bob, content=join),
+        ]
+        first = self.receive("1", *old)
+        self.hub.restart()
+        before = len(self.hub.log(self.room_id))
+        answer = self.receive("2", self.lpdu("new"), *old, self.lpdu("newer"))
+        self.assertEqual({}, answer["failed_pdus"])
+        self.assertEqual(2, len(self.hub.log(self.room_id)) - before)
+        self.assertEqual(["old", "new", "newer"], self.hub.bodies(self.room_id))
+        for lpdu in old:
+            made = first["org.lmatrix.accepted"][lpdu.event_id]
+            self.assertEqual(made, answer["org.lmatrix.accepted"][lpdu.event_id])
+
     def test_refusals_are_told_and_change_nothing(self) -> None:
         """What is refused is named in the answer with the reason; the rest of the transaction is taken."""
         mallory = f"@mallory:{self.north.name}"

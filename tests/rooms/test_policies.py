@@ -30,6 +30,7 @@ class Recording(NoPolicies):
         self.error: type[Forbidden] = Forbidden
 
     blocks_rooms = True
+    checks_events = True
 
     def _consider(self, subject: Any, refused: bool) -> None:
         if not isinstance(subject, str):

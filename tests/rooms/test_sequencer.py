@@ -172,6 +172,52 @@ class SequencerTests(SynchronousTestCase):
         ids = [self.successResultOf(answer)[0].event_id for answer in (first, after)]
         self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
 
+    def test_what_assumes_wrongly_is_decided_anew(self) -> None:
+        """A batch in which one decision took something for granted that the disk contradicts is not written as it is:
+        that decision learns of it, all are decided again, and all of the batch is one commit then.
+        """
+        premise = HonestPremise({"is": "there"})
+        decided: list[dict[str, str]] = []
+
+        def decide(draft: RoomDraft) -> Any:
+            decided.append(dict(premise.known))
+            return self.message(1)(draft) if not premise.known else "known"
+
+        first = self.sequencer.submit(self.message(0))
+        assuming = self.sequencer.submit(decide, premise=premise)
+        after = self.sequencer.submit(self.message(2))
+        self.clock.pump([1] * 3)
+        self.assertEqual([{}, {"is": "there"}], decided)
+        self.assertEqual("known", self.successResultOf(assuming))
+        ids = [self.successResultOf(answer)[0].event_id for answer in (first, after)]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+        self.assertEqual(2, len(self.commits))
+
+    def test_a_refusal_may_rest_on_a_wrong_premise(self) -> None:
+        """What is refused because of an event that is then not appended is not refused."""
+        premise = HonestPremise({"is": "there"})
+        leave = self.take(LocalEvent("m.room.member", ALICE, {"membership": "leave"}, 9, ALICE))
+        first = self.sequencer.submit(self.message(0))
+        leaving = self.sequencer.submit(lambda draft: premise.known or leave(draft), premise=premise)
+        after = self.sequencer.submit(self.message(1))
+        self.clock.pump([1] * 3)
+        self.assertEqual({"is": "there"}, self.successResultOf(leaving))
+        ids = [self.successResultOf(answer)[0].event_id for answer in (first, after)]
+        self.assertEqual(ids, [event_id for _, event_id in self.stored()[2:]])
+
+    def test_nothing_is_refused_for_what_was_not_committed(self) -> None:
+        """When a commit fails, so does what was refused in view of its events: nobody knows what it would have been."""
+        first = self.sequencer.submit(self.message(0))
+        leave = self.take(LocalEvent("m.room.member", ALICE, {"membership": "leave"}, 9, ALICE))
+        leaving = self.sequencer.submit(leave)
+        after = self.sequencer.submit(self.message(1))
+        self.clock.advance(1)
+        self.successResultOf(first)
+        self.database.fail_commits = 1
+        self.clock.advance(1)
+        self.failureResultOf(leaving, StorageFailed)
+        self.failureResultOf(after, StorageFailed)
+
     def test_what_is_written_beside_shares_the_fate_of_the_events(self) -> None:
         """The answer to a transaction is on disk when, and only when, its events are."""
         written: list[str] = []
@@ -272,3 +318,17 @@ class SequencerTests(SynchronousTestCase):
         self.successResultOf(answer)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual(3, len(self.stored()))
+
+
+class HonestPremise:
+    """The premise that something is not there, which the disk contradicts as long as it is not known."""
+
+    def __init__(self, there: dict[str, str]) -> None:
+        self._there = there
+        self.known: dict[str, str] = {}
+
+    def contradiction(self, _: Any) -> dict[str, str] | None:
+        return None if self.known else self._there
+
+    def learn(self, contradiction: dict[str, str]) -> None:
+        self.known.update(contradiction)

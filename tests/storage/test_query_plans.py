@@ -217,6 +217,7 @@ class QueryPlanTests(StorageTestCase):
         stores.invites.remove(tx, ALICE, "!x:y", pdu(51))
         stores.transactions.put_answer(tx, "o", "e", "t", StoredAnswer("h", 200, b"{}"), 0)
         stores.transactions.answer(tx, "o", "e", "t")
+        stores.transactions.transaction_ids(tx, "o", "e")
         stores.server_keys.put(tx, StoredServerKeys("s", (StoredKey("ed25519:1", "k", 5, None),), 1, b"{}"))
         stores.server_keys.get(tx, "s")
         stores.server_keys.put_past(tx, "s", [StoredResponse(1, b"{}")])

@@ -116,6 +116,18 @@ class TransactionTests(StorageTestCase):
         self.assertEqual(self.get("b", "1"), "hash of 1 at 7")
         self.assertIsNone(self.get("a", "2"))
 
+    def test_ids(self) -> None:
+        """The IDs of what was answered to an origin at an endpoint, and no others."""
+        for origin, transaction_id, endpoint in (
+            ("a", "1", "send"),
+            ("a", "2", "send"),
+            ("a", "3", "x"),
+            ("b", "4", "send"),
+        ):
+            self.put(origin, transaction_id, 5, endpoint)
+        ids = self.read(lambda tx: self.transactions.transaction_ids(tx, "a", "send"))
+        self.assertEqual({"1", "2"}, set(ids))
+
     def test_pruned_by_age(self) -> None:
         """Answers older than the bound go as new ones come, whoever they were for; younger ones stay."""
         for n in range(60):
