@@ -8,6 +8,7 @@ nothing is queued here but the knowledge *that* something is owed: a wake. Wakes
 flight are one wake. A pass of a queue (``outgoing.py``) reads what is owed and makes one transaction of it; the queue
 (``destination_queue.py``) sends it until it is answered; ``settling.py`` then moves the cursors. Whether a
 destination is up to date, was down for a week, or this server was just restarted makes no difference to any of this.
+Only, what is committed while a queue has all that is owed in its hands need not be read again (``live_tail.py``).
 
 Invariants: destinations never wait for one another; a destination that is up to date costs no memory; a failing one is
 left alone for longer and longer (``backoff.py``), across restarts too, until it shows life.
@@ -30,7 +31,14 @@ from lmatrix.federation.destination_queue import DestinationQueue
 from lmatrix.federation.outgoing import Stores
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.delivery_store import DeliveryStore
-from lmatrix.rooms.interfaces import Database, JsonObject, PendingLpduStore, PendingOutcomes, RoomStore
+from lmatrix.rooms.interfaces import (
+    Database,
+    JsonObject,
+    LogGrowth,
+    PendingLpduStore,
+    PendingOutcomes,
+    RoomStore,
+)
 
 GRACE_SECONDS = 10.0
 """How long stopping waits for requests in flight."""
@@ -121,10 +129,10 @@ class FederationDelivery:
 
     # -- lmatrix.rooms.interfaces.Delivery -----------------------------------------------------------------------------
 
-    def room_advanced(self, room_id: str, destinations: Iterable[str]) -> None:
+    def room_advanced(self, room_id: str, destinations: Iterable[str], growth: LogGrowth | None = None) -> None:
         """The room's log grew, and these servers are owed some of it. Never blocks, never raises."""
         for destination in destinations:
-            self._wake(destination)
+            self._wake(destination, growth)
 
     def lpdus_pending(self, hub_server: str) -> None:
         """There are new pending LPDUs for this hub. Never blocks, never raises."""
@@ -191,11 +199,11 @@ class FederationDelivery:
         for queue in queues:
             queue.abandon()
 
-    def _wake(self, destination: str) -> None:
+    def _wake(self, destination: str, growth: LogGrowth | None = None) -> None:
         if destination == self._server_name or self._stopping:
             return
         try:
-            self._queue(destination).wake()
+            self._queue(destination).wake(growth)
         except Exception:
             # Whoever reports an event as committed must not fail for what delivery makes of it; the cursor knows the
             # rest.

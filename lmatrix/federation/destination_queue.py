@@ -53,8 +53,10 @@ from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.delivery_tools import DeliveryTools
 from lmatrix.federation.destination_health import DestinationHealth
 from lmatrix.federation.held_back import HeldBack
+from lmatrix.federation.live_tail import LiveTail
 from lmatrix.federation.outgoing import MAX_EVENTS, EduLane, Found, Kind, LogLane, LpduLane, Outgoing, Wish, assemble
 from lmatrix.federation.settling import LpduAnswers, Settling
+from lmatrix.rooms.interfaces import LogGrowth
 
 TRY_LATER = "org.lmatrix.try_later"
 """Our addition to an entry of ``failed_pdus``: the peer cannot take the event yet, and it is to be sent again."""
@@ -149,11 +151,16 @@ class DestinationQueue:
         self._last_had_lpdus = False
         self._after = ""
         self._fleeting: dict[str, bytes] = {}
+        self._tail = LiveTail()
 
     # -- What others tell it -------------------------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Something new is owed. In back-off it waits like the rest."""
+    def wake(self, growth: LogGrowth | None = None) -> None:
+        """Something new is owed: ``growth``, or who knows what. In back-off it waits like the rest."""
+        if growth is None:
+            self._tail.lose()
+        else:
+            self._tail.grow(growth)
         self._woken = True
         if self.state is State.IDLE and not self._stopping:
             self._start()
@@ -239,31 +246,38 @@ class DestinationQueue:
             if self._held is None:
                 await self._settling.caught_up()
                 self._woken = False
-                wish = self._wish(probing)
-                probing = False
-                found = await self._look(wish)
-                everything = found.everything
-                if wish.with_state and self._backs_off_still():
-                    return
-                if found.outgoing is None:
-                    if wish.only is not None:
-                        # What was held back is gone by itself.
-                        self._held_back.released(wish.only)
-                    elif self._held_back.due(wish.now_ms) is not None:
-                        probing = True
-                    elif not self._woken:
-                        self._rest()
+                if self._knows_what_is_owed():
+                    self._lag(len(self._tail))
+                    self._held = _Held(self._tools.next_transaction_id(), self._tail.take(self._capacity))
+                    everything = not self._tail
+                else:
+                    wish = self._wish(probing)
+                    probing = False
+                    found = await self._look(wish)
+                    everything = found.everything
+                    if wish.with_state and self._backs_off_still():
                         return
-                    continue
-                self._held = _Held(self._tools.next_transaction_id(), found.outgoing)
-                self._taken(wish, found.outgoing)
+                    if found.outgoing is None:
+                        if wish.only is not None:
+                            # What was held back is gone by itself.
+                            self._held_back.released(wish.only)
+                        elif self._held_back.due(wish.now_ms) is not None:
+                            probing = True
+                        elif not self._woken:
+                            self._rest()
+                            return
+                        continue
+                    self._held = _Held(self._tools.next_transaction_id(), found.outgoing)
+                    self._taken(wish, found.outgoing)
             pause_ms = await self._attempt(self._held)
             if pause_ms is not None:
                 self._back_off(pause_ms)
                 return
+            if self._held_back.lanes:
+                self._tail.lose()
             if everything and not self._woken and not self._held_back.lanes:
                 # That was all, and nothing has come since: there is no need to look.
-                self._tools.metrics.delivery_lag_events.labels(destination=self.destination).set(0)
+                self._lag(0)
                 self._rest()
                 return
         self.state = State.IDLE
@@ -286,10 +300,19 @@ class DestinationQueue:
             if self._fleeting.get(subject) is wish.fleeting[subject]:
                 del self._fleeting[subject]
 
+    def _knows_what_is_owed(self) -> bool:
+        """Whether there is something to be sent, and no need to read what."""
+        return self._tail.level and bool(self._tail) and not self._echoes and not self._held_back.lanes
+
     async def _look(self, wish: Wish) -> Found:
         """Read what is owed, and learn from it."""
         tools = self._tools
+        self._tail.follow()
         found = await tools.database.read(lambda tx: assemble(tx, tools.stores, wish))
+        if found.everything:
+            self._tail.has_been_read(found.outgoing)
+        else:
+            self._tail.lose()
         if len(tools.forms) > MAX_KNOWN_FORMS:
             tools.forms.clear()
         tools.forms.update(found.forms)
@@ -302,8 +325,11 @@ class DestinationQueue:
             self._health.restore(found.state)
         if found.outgoing is not None:
             self._after = found.after
-        tools.metrics.delivery_lag_events.labels(destination=self.destination).set(found.lag)
+        self._lag(found.lag)
         return found
+
+    def _lag(self, events: int) -> None:
+        self._tools.metrics.delivery_lag_events.labels(destination=self.destination).set(events)
 
     def _wish(self, probing: bool) -> Wish:
         """What to look for. A lane whose back-off has ended: when all else goes well, or ``probing`` asks for it."""
@@ -373,6 +399,7 @@ class DestinationQueue:
 
     def _back_off(self, pause_ms: int) -> None:
         self.state = State.BACKING_OFF
+        self._tail.lose()
         self._fleeting.clear()
         if not self._stopping:
             self._set_alarm(pause_ms / 1000)
@@ -510,6 +537,7 @@ class DestinationQueue:
 
     def _alarmed(self) -> None:
         self._alarm = None
+        self._tail.lose()
         self._start()
 
 

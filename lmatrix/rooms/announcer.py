@@ -72,7 +72,7 @@ class Announcer:
         role = "hub" if room.is_hub else "participant"
         self._metrics.events_accepted.labels(role=role).inc(len(commit.draft.events))
         if commit.draft.was_hub or room.is_hub:
-            self._delivery.room_advanced(room.room_id, commit.draft.destinations())
+            self._delivery.room_advanced(room.room_id, commit.draft.destinations(), commit.draft.growth())
             if self._inviter is not None:
                 self._inviter.offer_committed(commit)
         if self._speaker is not None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from lmatrix.events.forms import Lpdu, Pdu
-from lmatrix.events.room_versions import RoomVersion
+from lmatrix.events.room_versions import PathForm, RoomVersion
 from lmatrix.events.signatures import KnownKey
 
 T = TypeVar("T")
@@ -368,11 +368,37 @@ class Keyring(Protocol):
         """
 
 
+class LogEntry(NamedTuple):
+    """An event as it was appended to a room's log."""
+
+    position: int
+    event_id: str
+    canonical: bytes
+
+
+@attrs.frozen(slots=True)
+class LogGrowth:
+    """What a room's log grew by, where that changed nothing else of what anybody is owed.
+
+    Attributes:
+        path_form: the form of path that the room's events are sent to.
+        events: ascending, without gaps.
+    """
+
+    room_id: str
+    path_form: PathForm
+    events: Sequence[LogEntry]
+
+
 class Delivery(Protocol):
     """What is owed to other servers, and the sending of it."""
 
-    def room_advanced(self, room_id: str, destinations: Iterable[str]) -> None:
-        """After a commit: the room's log grew, and these servers are owed some of it. Never blocks, never raises."""
+    def room_advanced(self, room_id: str, destinations: Iterable[str], growth: LogGrowth | None = None) -> None:
+        """After a commit: the room's log grew, and these servers are owed some of it. Never blocks, never raises.
+
+        ``growth``: what it grew by, when each of them is owed all of that, and just that more than before. Commits of
+        a room are told in their order.
+        """
 
     def lpdus_pending(self, hub_server: str) -> None:
         """After a commit: there are new pending LPDUs for this hub."""

@@ -17,7 +17,7 @@ from lmatrix.events.forms import Pdu
 from lmatrix.events.room_versions import RoomVersion
 from lmatrix.events.state import StateEvent, StateMap, StateOverlay
 from lmatrix.ids import server_of
-from lmatrix.rooms.interfaces import AppendedEvent, RoomAppend, SpanChange, Standing
+from lmatrix.rooms.interfaces import AppendedEvent, LogEntry, LogGrowth, RoomAppend, SpanChange, Standing
 from lmatrix.rooms.redactions import Redaction, redaction_by
 
 RECENT_LPDUS = 4096
@@ -239,6 +239,17 @@ class RoomDraft:
         owed.update(server for server, change in self._joined.items() if change and self.joined(server) > 0)
         owed.discard(self.room.server_name)
         return owed
+
+    def growth(self) -> LogGrowth | None:
+        """What this draft adds to the log, as told to the servers that take part; ``None`` when it also changes who is
+        owed what, or events that are there already.
+        """
+        if not self.events or self._spans or not self.was_hub:
+            return None
+        if any(appended.redact is not None for appended in self.events):
+            return None
+        entries = [LogEntry(one.position, one.pdu.event_id, one.pdu.canonical) for one in self.events]
+        return LogGrowth(self.room.room_id, self.version.outbound_paths, entries)
 
     def apply(self) -> None:
         """Make the room what this draft says. To be called once, after the commit."""

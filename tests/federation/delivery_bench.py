@@ -22,7 +22,16 @@ from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.delivery import FederationDelivery
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.delivery_store import DestinationState
-from lmatrix.rooms.interfaces import AppendedEvent, JsonObject, PendingLpdu, RoomAppend, SpanChange, Standing
+from lmatrix.rooms.interfaces import (
+    AppendedEvent,
+    JsonObject,
+    LogEntry,
+    LogGrowth,
+    PendingLpdu,
+    RoomAppend,
+    SpanChange,
+    Standing,
+)
 from lmatrix.storage.delivery import SqlDeliveryStore
 from lmatrix.storage.inline import InlineDatabase
 from lmatrix.storage.pending_lpdus import SqlPendingLpduStore
@@ -142,15 +151,26 @@ class Bench:
     """One server's delivery with all that it stands on. It is the hub of its rooms, and :data:`PEER` of others.
 
     Args:
-        commit_seconds: how long the disk takes to commit.
+        commit_seconds, read_seconds: how long the disk takes to commit and, if it takes time to commit, to read.
+
+    Attributes:
+        reads: how often the disk was read.
     """
 
-    def __init__(self, commit_seconds: float = 0) -> None:
+    def __init__(self, commit_seconds: float = 0, read_seconds: float = 0) -> None:
         self.clock = Clock()
         self.clock.advance(START)
         self._commit_seconds = commit_seconds
+        self.reads = 0
+
+        def reading() -> float:
+            self.reads += 1
+            return read_seconds
+
         self.database = InlineDatabase(
-            clock=self.clock if commit_seconds else None, commit_seconds=lambda: commit_seconds
+            clock=self.clock if commit_seconds else None,
+            commit_seconds=lambda: commit_seconds,
+            read_seconds=reading,
         )
         self.rooms = SqlRoomStore()
         self.cursors = SqlDeliveryStore()
@@ -219,6 +239,16 @@ class Bench:
         """Wake the delivery for rooms."""
         for room_id in room_ids:
             self.delivery.room_advanced(room_id, destinations)
+
+    def grown(self, room_id: str, *texts: str, destinations: Sequence[str] = (PEER,)) -> None:
+        """Messages into the room's log in one commit, which the delivery is told of with what they are."""
+        self.say(room_id, *texts)
+        version, log = self.heads[room_id]
+        first = len(log) - len(texts)
+        entries = [
+            LogEntry(position, pdu.event_id, pdu.canonical) for position, pdu in enumerate(log[first:], start=first + 1)
+        ]
+        self.delivery.room_advanced(room_id, destinations, LogGrowth(room_id, version.outbound_paths, entries))
 
     def cursor(self, room_id: str, destination: str = PEER) -> int:
         """The stored cursor."""

@@ -12,7 +12,8 @@ from tests.events.builders import V2
 from tests.federation.delivery_bench import OTHER, PEER, Bench, Request
 
 STEPS = st.one_of(
-    st.tuples(st.just("say"), st.integers(0, 3), st.integers(1, 30)),
+    st.tuples(st.just("say"), st.integers(0, 3), st.integers(1, 30), st.booleans()),
+    st.tuples(st.just("say"), st.integers(0, 3), st.integers(1, 30), st.just(True)),
     st.tuples(st.just("answer"), st.sampled_from(["ok", "ok", "ok", "lost", "unreachable", "500", "400", "busy"])),
     st.tuples(st.just("wait"), st.sampled_from([0.1, 1.0, 10.0, 1000.0])),
     st.tuples(st.just("heard"), st.sampled_from([PEER, OTHER])),
@@ -54,8 +55,8 @@ class Receiver:
 class World:
     """A bench with two destinations that are in all rooms."""
 
-    def __init__(self, commit_seconds: float) -> None:
-        self.bench = Bench(commit_seconds)
+    def __init__(self, commit_seconds: float, read_seconds: float) -> None:
+        self.bench = Bench(commit_seconds, read_seconds)
         self.bench.policy = BackoffPolicy(max_ms=60_000)
         self.bench.live()
         self.receivers = {PEER: Receiver(), OTHER: Receiver()}
@@ -85,12 +86,16 @@ class World:
         """One thing happens."""
         bench = self.bench
         if name == "say":
-            room, count = arguments
+            room, count, told = arguments
             assert isinstance(room, int) and isinstance(count, int)
             room_id = self.rooms[room]
             begin = len(bench.heads[room_id][1])
-            bench.say(room_id, *(str(begin + number) for number in range(count)))
-            self.wake()
+            texts = [str(begin + number) for number in range(count)]
+            if told:
+                bench.grown(room_id, *texts, destinations=[PEER, OTHER])
+            else:
+                bench.say(room_id, *texts)
+                self.wake()
         elif name == "lpdu":
             room = f"theirs{arguments[0]}"
             text = f"lpdu {len(self.lpdus)}"
@@ -144,13 +149,13 @@ class PropertyTests(SynchronousTestCase):
     """Random failures, crashes and restarts."""
 
     @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(STEPS, max_size=40), st.sampled_from([0, 0.01, 5]))
-    def test_everything_arrives_in_order(self, steps: list[tuple[object, ...]], commit_seconds: float) -> None:
+    @given(st.lists(STEPS, max_size=40), st.sampled_from([(0, 0), (0.01, 0), (5, 0), (0.01, 0.05), (0.05, 1)]))
+    def test_everything_arrives_in_order(self, steps: list[tuple[object, ...]], seconds: tuple[float, float]) -> None:
         """Every destination ends with every room's whole log in order and every LPDU; at no time was there a gap.
 
         One transaction is in flight for each destination at any time.
         """
-        world = World(commit_seconds)
+        world = World(*seconds)
         world.wake()
         for step in steps:
             world.step(*step)  # type: ignore[arg-type]

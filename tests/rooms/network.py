@@ -33,6 +33,7 @@ from lmatrix.rooms.interfaces import (
     EduReceiver,
     JsonObject,
     LocalDirectory,
+    LogGrowth,
     MembershipTemplate,
     MembershipWatcher,
     StoredEvent,
@@ -239,8 +240,10 @@ class MemoryDelivery:
         self.hubs: set[str] = set()
         self.edus: set[str] = set()
         self.fleeting: dict[tuple[str, str], JsonObject] = {}
+        self.growths: list[tuple[frozenset[str], LogGrowth | None]] = []
 
-    def room_advanced(self, room_id: str, destinations: Iterable[str]) -> None:
+    def room_advanced(self, room_id: str, destinations: Iterable[str], growth: LogGrowth | None = None) -> None:
+        self.growths.append((frozenset(destinations), growth))
         self.destinations.update(destinations)
 
     def lpdus_pending(self, hub_server: str) -> None:

@@ -123,6 +123,43 @@ class HubTests(NetworkTestCase):
             made = first["org.lmatrix.accepted"][lpdu.event_id]
             self.assertEqual(made, answer["org.lmatrix.accepted"][lpdu.event_id])
 
+    def test_what_the_log_grows_by(self) -> None:
+        """The delivery is told what is new just where every destination is owed just that: what it is told is what it
+        would read. Where servers come or go, or an event that is there is redacted, it is not told.
+        """
+        told = self.hub.delivery.growths
+        self.network.settle()
+        told.clear()
+        self.receive(
+            "1",
+            self.lpdu("a"),
+            self.lpdu("b"),
+            self.lpdu(type="m.room.member", state_key=self.bob, content={"membership": "join", "displayname": "Bob"}),
+        )
+        [(destinations, growth)] = told
+        self.assertEqual({self.north.name, self.south.name}, destinations)
+        assert growth is not None
+        for destination in destinations:
+            owed = self.successResultOf(
+                self.hub.database.read(
+                    lambda tx, to=destination: self.hub.cursors.owed_events(tx, to, self.room_id, 50)
+                )
+            )
+            self.assertEqual(
+                [(event.position, event.event_id, event.canonical) for event in owed],
+                [tuple(entry) for entry in growth.events],
+            )
+        redaction = self.lpdu(type="m.room.redaction", content={"redacts": growth.events[0].event_id})
+        leaving = self.lpdu(type="m.room.member", state_key=self.bob, content={"membership": "leave"})
+        for number, lpdu in enumerate((redaction, leaving)):
+            told.clear()
+            self.assertEqual({}, self.receive(f"more {number}", lpdu)["failed_pdus"])
+            self.assertEqual([None], [growth for _, growth in told])
+        self.network.settle()
+        told.clear()
+        self.north.join(self.bob, self.room_id, self.hub.name)
+        self.assertEqual([None], [growth for _, growth in told])
+
     def test_refusals_are_told_and_change_nothing(self) -> None:
         """What is refused is named in the answer with the reason; the rest of the transaction is taken."""
         mallory = f"@mallory:{self.north.name}"
@@ -302,7 +339,9 @@ class TransactionTests(NetworkTestCase):
         self.failureResultOf(self.receive("x" * 256, self.body("a")), BadRequest)
         self.assertEqual([], self.hub.bodies(self.room_id))
         full = {"pdus": [event] * 50, "edus": [{"type": "m.x", "sender": self.bob, "content": {}}] * 100}
-        self.successResultOf(self.receive("1", full))
+        receiving = self.receive("1", full)
+        self.network.clock.pump([0] * 10)
+        self.successResultOf(receiving)
         self.assertEqual(100, len(self.hub.edus.received))
 
 

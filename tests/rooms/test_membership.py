@@ -98,7 +98,7 @@ class JoinTests(NetworkTestCase):
         self.say(self.north, room_id, self.bob, "after")
         self.assertEqual(["before", "after"], self.north.bodies(room_id))
         head = self.north.log(room_id)[-1].position
-        done(self.north.floor.local_users.backfill_before(room_id, head, 50))
+        self.network.finished(self.north.floor.local_users.backfill_before(room_id, head, 50))
         self.assertEqual(["before", "meanwhile", "after"], self.north.bodies(room_id))
         self.assert_same_order(room_id)
 
