@@ -34,6 +34,7 @@ from lmatrix.rooms.interfaces import (
     MemberProfiles,
     MembershipWatcher,
     Peers,
+    PendingLpdu,
     RoomStore,
 )
 from lmatrix.rooms.invitations import Invitations
@@ -505,17 +506,17 @@ class LocalUsers:
     async def _done_before(self, transaction: ClientTransaction, room_id: str) -> str | None:
         """The event ID that a repeated transaction led to; waits for one whose LPDU is still pending."""
 
-        def look_up(tx: Any) -> tuple[str, bool] | None:
+        def look_up(tx: Any) -> tuple[str, PendingLpdu | None] | None:
             found = self._client_transactions.client_transaction(
                 tx, transaction.user_id, transaction.device_id, room_id, transaction.txn_id
             )
-            return None if found is None else (found, self._store.event(tx, found) is not None)
+            return None if found is None else (found, self._outbox.pending(tx, found))
 
         found = await self._database.read(look_up)
         if found is None:
             return None
-        reference, is_event = found
-        return reference if is_event else await self._outbox.outcome_of(reference)
+        reference, pending = found
+        return reference if pending is None else await self._outbox.outcome_of(pending)
 
 
 def _member_content(membership: str, reason: str | None) -> JsonObject:

@@ -129,17 +129,22 @@ class Outbox:
 
         return waiter.addBoth(done)
 
-    async def outcome_of(self, reference: str) -> str:
-        """The event ID that a client transaction's reference stands for; waits while it is a pending LPDU.
+    def pending(self, tx: Any, reference: str) -> PendingLpdu | None:
+        """The pending LPDU that a client transaction's reference stands for; ``None`` when it is an event's ID.
+
+        To be asked in the transaction that the reference was read in: it stands for something else afterwards.
+        """
+        return self._store.get(tx, reference)
+
+    async def outcome_of(self, pending: PendingLpdu) -> str:
+        """Wait for the event that a pending LPDU becomes; its ID.
 
         Raises:
             SendFailed: as :meth:`send`.
         """
-        pending = await self._database.read(lambda tx: self._store.get(tx, reference))
-        if pending is None:
-            return reference
         self._may_be_pending(pending.room_id, pending.hub_server)
-        return await self.expect(reference, (pending.room_id, pending.sender, pending.lpdu_hash), pending.hub_server)
+        key = (pending.room_id, pending.sender, pending.lpdu_hash)
+        return await self.expect(pending.lpdu_event_id, key, pending.hub_server)
 
     async def hub_answered(
         self,

@@ -106,6 +106,24 @@ class OutboxTests(NetworkTestCase):
         again = self.north.send(self.room_id, self.bob, "hello", "txn")
         self.assertEqual(self.hub.log(self.room_id)[-1].event_id, self.successResultOf(again))
 
+    def test_what_is_refused_while_it_is_repeated_is_no_event(self) -> None:
+        """When the hub refuses an LPDU just as its transaction is repeated, nobody is told that it is an event."""
+        self.network.unreachable.add(self.hub.name)
+        sending = self.north.send(self.room_id, self.bob, "hello", "txn")
+        self.network.clock.advance(PATIENCE_SECONDS)
+        self.failureResultOf(sending, SendFailed)
+        [lpdu] = result_of(self.north.database.read(lambda tx: self.north.pending.for_hub(tx, self.hub.name, 0, 9)))
+        self.north.database._clock = self.network.clock
+        self.north.database._read_seconds = lambda: 2.0
+        again = self.north.send(self.room_id, self.bob, "hello", "txn")
+        for _ in range(20):
+            self.network.clock.advance(1)  # half-way: a read has seen what it sees
+            refusing = self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {lpdu.lpdu_event_id: "no"}, {})
+            Deferred.fromCoroutine(refusing).addErrback(lambda _: None)
+            self.network.clock.advance(0)
+        self.network.clock.advance(PATIENCE_SECONDS)
+        self.failureResultOf(again, SendFailed)
+
     def test_a_transaction_id_counts_for_one_room(self) -> None:
         """The same ID in two rooms is two transactions, each with its own answer ever after."""
         other = self.hub.create_room(self.alice)

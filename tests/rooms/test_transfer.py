@@ -130,7 +130,9 @@ class TransferTests(NetworkTestCase):
         self.north.join(self.bob, room_id, self.hub.name)
         self.south.join(self.carol, room_id, self.hub.name)
         for server in (self.north, self.south):
-            done(server.floor.local_users.backfill_before(room_id, server.log(room_id)[0].position, 100))
+            self.network.finished(
+                server.floor.local_users.backfill_before(room_id, server.log(room_id)[0].position, 100)
+            )
             self.assertNotIn(b"secret", b"".join(event.canonical for event in server.log(room_id)))
 
         self.successResultOf(self.transfer(self.hub, self.north))
