@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.errors import Forbidden, Undecided
 from lmatrix.metrics import Metrics
-from lmatrix.policies import ALLOW, Refuse
+from lmatrix.policies import ALLOW, Answer, Refuse
 from lmatrix.policies.panel import MAX_REASON, TIME_LIMIT_S, Panel
 
 ROOM = "!room:hub.example"
@@ -130,14 +130,25 @@ class PanelTests(SynchronousTestCase):
             said = str(self.failureResultOf(self.ask(Says(Refuse(empty)))).value)  # type: ignore[arg-type]
             self.assertIn("does not allow", said)
 
+    def test_who_is_not_asked_about_events(self) -> None:
+        """Whether any policy has a say about events can be known beforehand."""
+
+        class Censor:
+            def check_event(self, event: object) -> Answer:
+                return ALLOW
+
+        for policies, asked in (([], False), ([Says(ALLOW)], False), ([Says(ALLOW), Censor()], True)):
+            panel = Panel(policies, clock=self.clock, metrics=self.metrics)
+            self.assertEqual(asked, panel.checks_events)
+
     def test_other_policies_take_over(self) -> None:
         """What is being asked is finished with the old ones."""
         deferred: Deferred[Any] = Deferred()
         panel = Panel([Says(deferred), Says(Refuse("old"))], clock=self.clock, metrics=self.metrics)
         asking = Deferred.fromCoroutine(panel.check_room(ROOM))
-        self.assertTrue(panel.blocks_rooms and panel.checks_events)
+        self.assertTrue(panel.blocks_rooms)
         panel.replace([])
-        self.assertFalse(panel.blocks_rooms or panel.checks_events)
+        self.assertFalse(panel.blocks_rooms)
         deferred.callback(ALLOW)
         self.assertEqual(str(self.failureResultOf(asking).value), "old")
         self.successResultOf(Deferred.fromCoroutine(panel.check_room(ROOM)))
