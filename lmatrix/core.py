@@ -292,6 +292,7 @@ def build_core(
         peers=HttpDirectoryPeers(client, traits.memory),
         rooms=rooms.rooms,
         sender=rooms.local_users,
+        renamer=rooms.renamer,
         policies=policies,
         clock=reactor,
     )

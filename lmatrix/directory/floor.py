@@ -17,6 +17,7 @@ from lmatrix.directory.interfaces import (
     Memberships,
     ProfileStore,
     PublishedRoomStore,
+    Renames,
     SendsEvents,
 )
 from lmatrix.directory.profile_changes import ProfileChanges
@@ -65,6 +66,7 @@ class DirectoryFloor:
         peers: DirectoryPeers,
         rooms: LoadsRooms,
         sender: SendsEvents,
+        renamer: Renames,
         policies: Policies,
         clock: IReactorTime,
     ) -> DirectoryFloor:
@@ -74,7 +76,7 @@ class DirectoryFloor:
             server_name: ours.
             accounts: which users are ours.
             peers: the way to other servers' directories.
-            rooms, sender: the rooms, and what local users do in them.
+            rooms, sender, renamer: the rooms, and what local users do in them.
             policies: what is allowed beside the rules of the rooms.
         """
         aliases = Aliases(
@@ -100,8 +102,7 @@ class DirectoryFloor:
                 database=database,
                 store=stores.profiles,
                 memberships=stores.memberships,
-                rooms=rooms,
-                sender=sender,
+                renamer=renamer,
                 clock=clock,
             ),
             aliases=aliases,

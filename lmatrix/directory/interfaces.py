@@ -123,6 +123,12 @@ class LoadsRooms(Protocol):
     async def load(self, room_id: str) -> Room | None: ...
 
 
+class Renames(Protocol):
+    """See :class:`lmatrix.rooms.renaming.Renamer`."""
+
+    async def rename(self, room_id: str, user_id: str) -> None: ...
+
+
 class SendsEvents(Protocol):
     """See :class:`lmatrix.rooms.local_users.LocalUsers`."""
 

@@ -13,6 +13,7 @@ room is logged, and keeps no other room from being told; so many rooms at a time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from lmatrix.directory.interfaces import LoadsRooms, Memberships, ProfileStore, SendsEvents
-from lmatrix.directory.profiles import Profile
+from lmatrix.directory.interfaces import Memberships, ProfileStore, Renames
 from lmatrix.errors import LMatrixError, Overloaded, ShuttingDown, StorageFailed, Undecided
 from lmatrix.rooms.interfaces import Database
 
@@ -32,16 +32,14 @@ MAX_AT_ONCE = 10
 RETRY_S = 60.0
 """When the rooms are told again, if some could not take anything just then."""
 
-MEMBER = "m.room.member"
-
 
 class ProfileChanges:
     """Changes profiles.
 
     Args:
         database, store: the profiles.
-        memberships, rooms: where their users are.
-        sender: sends the member events.
+        memberships: where their users are.
+        renamer: tells a room.
         clock: for trying again.
     """
 
@@ -53,15 +51,13 @@ class ProfileChanges:
         database: Database,
         store: ProfileStore,
         memberships: Memberships,
-        rooms: LoadsRooms,
-        sender: SendsEvents,
+        renamer: Renames,
         clock: IReactorTime,
     ) -> None:
         self._database = database
         self._store = store
         self._memberships = memberships
-        self._rooms = rooms
-        self._sender = sender
+        self._renamer = renamer
         self._clock = clock
         self._slots = DeferredSemaphore(MAX_AT_ONCE)
         self._telling: set[str] = set()
@@ -122,17 +118,16 @@ class ProfileChanges:
     async def _tell_rooms(self, user_id: str) -> bool:
         """Tell the rooms until there is no news; whether all of them have taken it, or refused it for good."""
 
-        def look(tx: Any) -> tuple[int | None, Profile, list[str]]:
+        def look(tx: Any) -> tuple[int | None, Sequence[str]]:
             change = self._store.unannounced(tx, user_id)
-            rooms = [] if change is None else list(self._memberships.joined_rooms(tx, user_id))
-            return change, self._store.profile(tx, user_id), rooms
+            return change, () if change is None else self._memberships.joined_rooms(tx, user_id)
 
         while not self._stopped:
-            change, profile, rooms = await self._database.read(look)
+            change, rooms = await self._database.read(look)
             if change is None:
                 return True
             results = await DeferredList(
-                [self._slots.run(self._tell_room, user_id, room_id, profile) for room_id in rooms], consumeErrors=True
+                [self._slots.run(self._tell_room, user_id, room_id) for room_id in rooms], consumeErrors=True
             )
             if not all(self._is_done(user_id, *entry) for entry in zip(rooms, results, strict=True)):
                 return False
@@ -157,15 +152,10 @@ class ProfileChanges:
         )
         return True
 
-    def _tell_room(self, user_id: str, room_id: str, profile: Profile) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._send(user_id, room_id, profile))
+    def _tell_room(self, user_id: str, room_id: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._rename(user_id, room_id))
 
-    async def _send(self, user_id: str, room_id: str, profile: Profile) -> None:
+    async def _rename(self, user_id: str, room_id: str) -> None:
         if self._stopped:
             raise ShuttingDown("the server is stopping")
-        room = await self._rooms.load(room_id)
-        member = None if room is None else room.state.get(MEMBER, user_id)
-        if member is None or member.content.get("membership") != "join" or Profile.told(member.content) == profile:
-            return
-        content = {"membership": "join", **profile.fields()}
-        await self._sender.send(room_id, user_id, MEMBER, content, state_key=user_id)
+        await self._renamer.rename(room_id, user_id)

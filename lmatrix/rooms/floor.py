@@ -52,6 +52,7 @@ from lmatrix.rooms.participant import Participant
 from lmatrix.rooms.policy import NoPolicies, Policies
 from lmatrix.rooms.recovery import Recovery
 from lmatrix.rooms.registry import Rooms
+from lmatrix.rooms.renaming import Departures, Renamer
 from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.restoration_store import RestorationStore
 from lmatrix.rooms.scrollback import Scrollback
@@ -85,6 +86,7 @@ class RoomsFloor:
         handshakes: ``make_*``, ``send_*``, ``invite``.
         outbox: is told by the delivery what hubs answered.
         local_users: what local users do.
+        renamer: tells rooms what local users are called now.
         transfer, candidacy: giving rooms away, and taking them over.
         resender: at start, LPDUs that a change of hub has made void.
         heads, listener: how far we hold rooms, and what others say of that.
@@ -97,6 +99,7 @@ class RoomsFloor:
     handshakes: Handshakes
     outbox: Outbox
     local_users: LocalUsers
+    renamer: Renamer
     transfer: HubTransfer
     candidacy: Candidacy
     resender: Resender
@@ -159,6 +162,7 @@ class RoomsFloor:
         )
         timestamps = Timestamps(clock)
         asker = Asker(identity, peers, timestamps)
+        departures = Departures()
         scrollback = Scrollback(rooms, checker, database, stores.rooms, peers)
         transactions = Transactions(database, stores.transactions, clock, may_overlap)
         local_users = LocalUsers(
@@ -178,6 +182,7 @@ class RoomsFloor:
             stores.rooms,
             stores.client_transactions,
             stores.profiles,
+            departures,
             policies,
             audience,
             watcher,
@@ -197,6 +202,18 @@ class RoomsFloor:
             ),
             outbox=outbox,
             local_users=local_users,
+            renamer=Renamer(
+                identity,
+                rooms,
+                outbox,
+                asker,
+                database=database,
+                pending=stores.pending_lpdus,
+                profiles=stores.profiles,
+                policies=policies,
+                departures=departures,
+                timestamps=timestamps,
+            ),
             transfer=transfer,
             candidacy=Candidacy(
                 identity,

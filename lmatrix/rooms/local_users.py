@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from lmatrix.errors import BadRequest, Forbidden, WrongServer
+from lmatrix.errors import BadRequest, Forbidden, SendFailed, WrongServer
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.creation import RoomPlan, initial_events
 from lmatrix.events.forms import Lpdu
@@ -44,6 +44,7 @@ from lmatrix.rooms.knocking import Knocker
 from lmatrix.rooms.outbox import Outbox
 from lmatrix.rooms.policy import Kind, LocalAction, Policies, ProposedEvent
 from lmatrix.rooms.registry import LoadedRoom, Rooms
+from lmatrix.rooms.renaming import MEMBER, Departures
 from lmatrix.rooms.room import RoomDraft
 from lmatrix.rooms.scrollback import Scrollback
 from lmatrix.rooms.sequencing import LocalEvent, Sequenced, take_local
@@ -77,6 +78,7 @@ class LocalUsers:
         peers: for invites that go through another hub.
         database, store, client_transactions: for what was done before.
         profiles: what users are called, for their member events.
+        departures: is told who is on the way out.
         policies: what local users may do beside the rules of the room.
         audience, watcher: told of joins, whose log starts past the sequencer.
         timestamps, clock, rng: time of events, names of rooms.
@@ -102,6 +104,7 @@ class LocalUsers:
         store: RoomStore,
         client_transactions: ClientTransactionStore,
         profiles: MemberProfiles,
+        departures: Departures,
         policies: Policies,
         audience: LocalAudience,
         watcher: MembershipWatcher,
@@ -125,6 +128,7 @@ class LocalUsers:
         self._store = store
         self._client_transactions = client_transactions
         self._profiles = profiles
+        self._departures = departures
         self._policies = policies
         self._audience = audience
         self._watcher = watcher
@@ -294,6 +298,7 @@ class LocalUsers:
         await self._policies.check_room(room_id)
         await self._policies.check_action(LocalAction(user_id=user_id, kind=Kind.JOIN, room_id=room_id))
         content = {**await self._called(user_id), **(more or {}), **_member_content("join", reason)}
+        self._departures.undo(room_id, user_id)
         loaded = await self._rooms.loaded(room_id)
         if loaded is None or not loaded.room.is_participating:
             invite = await self._invitations.pending(user_id, room_id)
@@ -400,7 +405,14 @@ class LocalUsers:
         if not loaded.room.is_hub:
             lpdu = self._lpdu(loaded, sender, event_type, content, state_key, sent_ts)
             key = None if transaction is None else (transaction.user_id, transaction.device_id, transaction.txn_id)
-            return await self._outbox.send(lpdu, loaded.room.hub_server, key)
+            if event_type == MEMBER and state_key is not None:
+                self._departures.note(loaded.room.room_id, state_key, content.get("membership"))
+            try:
+                return await self._outbox.send(lpdu, loaded.room.hub_server, key)
+            except SendFailed as failure:
+                if event_type == MEMBER and state_key is not None and failure.refused:
+                    self._departures.undo(loaded.room.room_id, state_key)
+                raise
         event = LocalEvent(event_type, sender, content, sent_ts, state_key)
         now_ms = int(self._clock.seconds() * 1000)
 

@@ -87,6 +87,7 @@ class DirectoryServer:
             peers=MemoryDirectoryPeers(server.network, server.name, self._servers),
             rooms=server.floor.rooms,
             sender=server.floor.local_users,
+            renamer=server.floor.renamer,
             policies=server.policies,
             clock=server.network.clock,
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,26 +11,24 @@ from lmatrix.storage.stores import Stores
 from tests.rooms.network import Network
 
 
-class Sender:
-    """Stands before the rooms: what is sent may fail, or take its time."""
+class Renamer:
+    """Stands before the rooms: what they are told may fail, or take its time."""
 
     def __init__(self, network: Network) -> None:
-        self._users = network.servers["hub.example"].floor.local_users
+        self._renamer = network.servers["hub.example"].floor.renamer
         self.errors: dict[str, Exception] = {}
         self.waiting: list[Deferred[None]] | None = None
-        self.sent: list[str] = []
+        self.told: list[str] = []
 
-    async def send(
-        self, room_id: str, sender: str, event_type: str, content: Mapping[str, Any], *, state_key: str | None = None
-    ) -> str:
-        self.sent.append(room_id)
+    async def rename(self, room_id: str, user_id: str) -> None:
+        self.told.append(room_id)
         if self.waiting is not None:
             turn: Deferred[None] = Deferred()
             self.waiting.append(turn)
             await turn
         if room_id in self.errors:
             raise self.errors[room_id]
-        return await self._users.send(room_id, sender, event_type, content, state_key=state_key)
+        await self._renamer.rename(room_id, user_id)
 
 
 class ProfileChangesTests(SynchronousTestCase):
@@ -42,7 +37,7 @@ class ProfileChangesTests(SynchronousTestCase):
         self.hub = self.network.server("hub.example")
         self.alice = self.hub.user("alice")
         self.stores = Stores.create()
-        self.sender = Sender(self.network)
+        self.renamer = Renamer(self.network)
         self.changes = self.build()
 
     def build(self) -> ProfileChanges:
@@ -50,8 +45,7 @@ class ProfileChangesTests(SynchronousTestCase):
             database=self.hub.database,
             store=self.stores.profiles,
             memberships=self.stores.sharing,
-            rooms=self.hub.floor.rooms,
-            sender=self.sender,
+            renamer=self.renamer,
             clock=self.network.clock,
         )
 
@@ -73,7 +67,7 @@ class ProfileChangesTests(SynchronousTestCase):
     def test_refused_in_one_room(self) -> None:
         """A room that refuses, and a mistake of ours, keep no other room from being told; nothing is left to do."""
         rooms = self.rooms(4)
-        self.sender.errors = {rooms[0]: EventRejected("5", "no"), rooms[2]: ZeroDivisionError()}
+        self.renamer.errors = {rooms[0]: EventRejected("5", "no"), rooms[2]: ZeroDivisionError()}
         self.rename("Alice")
         self.assertEqual([None, "Alice", None, "Alice"], self.names(rooms))
         self.assertEqual([], self.untold())
@@ -83,22 +77,25 @@ class ProfileChangesTests(SynchronousTestCase):
     def test_tried_again(self) -> None:
         """A room that cannot take anything just now is told later; the others are not told twice."""
         rooms = self.rooms(2)
-        self.sender.errors = {rooms[0]: Overloaded(1000)}
+        self.renamer.errors = {rooms[0]: Overloaded(1000)}
         self.rename("Alice")
         self.assertEqual([None, "Alice"], self.names(rooms))
         self.assertEqual([self.alice], self.untold())
-        self.sender.errors.clear()
+        self.renamer.errors.clear()
         self.network.clock.advance(RETRY_S)
         self.assertEqual(["Alice", "Alice"], self.names(rooms))
         self.assertEqual([], self.untold())
-        self.assertEqual(sorted([rooms[0], *rooms]), sorted(self.sender.sent))
+        for room_id in rooms:
+            self.assertEqual(
+                ["m.room.member"] * 2, [one.type for one in self.hub.pdus(room_id) if one.state_key == self.alice]
+            )
 
     def test_another_change_is_sooner(self) -> None:
         """A change that comes before the next try takes its place."""
         rooms = self.rooms(1)
-        self.sender.errors = {rooms[0]: Overloaded(1000)}
+        self.renamer.errors = {rooms[0]: Overloaded(1000)}
         self.rename("Alice")
-        self.sender.errors.clear()
+        self.renamer.errors.clear()
         self.rename("Alicia")
         self.assertEqual(["Alicia"], self.names(rooms))
         self.assertEqual([], self.network.clock.getDelayedCalls())
@@ -106,28 +103,28 @@ class ProfileChangesTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """However many rooms there are, only so many are told at a time; changes meanwhile make one more round."""
         rooms = self.rooms(MAX_AT_ONCE + 5)
-        self.sender.waiting = []
+        self.renamer.waiting = []
         for number in range(20):
             self.rename(f"Alice {number}")
-        self.assertEqual(MAX_AT_ONCE, len(self.sender.sent))
-        while self.sender.waiting:
-            self.sender.waiting.pop(0).callback(None)
+        self.assertEqual(MAX_AT_ONCE, len(self.renamer.told))
+        while self.renamer.waiting:
+            self.renamer.waiting.pop(0).callback(None)
         self.assertEqual(["Alice 19"] * len(rooms), self.names(rooms))
-        self.assertEqual(2 * len(rooms), len(self.sender.sent))
+        self.assertEqual(2 * len(rooms), len(self.renamer.told))
         self.assertEqual([], self.untold())
 
     def test_stop(self) -> None:
         """After the end nothing is begun, and nothing is forgotten: the next start goes on."""
         rooms = self.rooms(MAX_AT_ONCE + 5)
-        self.sender.waiting = []
+        self.renamer.waiting = []
         self.rename("Alice")
         self.network.finished(self.changes.stop())
-        while self.sender.waiting:
-            self.sender.waiting.pop(0).callback(None)
-        self.assertEqual(MAX_AT_ONCE, len(self.sender.sent))
+        while self.renamer.waiting:
+            self.renamer.waiting.pop(0).callback(None)
+        self.assertEqual(MAX_AT_ONCE, len(self.renamer.told))
         self.assertEqual([self.alice], self.untold())
         self.assertEqual([], self.network.clock.getDelayedCalls())
-        self.sender.waiting = None
+        self.renamer.waiting = None
         self.changes = self.build()
         self.network.finished(self.changes.resume())
         self.assertEqual(["Alice"] * len(rooms), self.names(rooms))
@@ -136,9 +133,9 @@ class ProfileChangesTests(SynchronousTestCase):
     def test_stop_before_a_retry(self) -> None:
         """The end comes before the next try."""
         rooms = self.rooms(1)
-        self.sender.errors = {rooms[0]: Overloaded(1000)}
+        self.renamer.errors = {rooms[0]: Overloaded(1000)}
         self.rename("Alice")
         self.network.finished(self.changes.stop())
         self.assertEqual([], self.network.clock.getDelayedCalls())
         self.rename("Alicia")
-        self.assertEqual(1, len(self.sender.sent))
+        self.assertEqual(1, len(self.renamer.told))
