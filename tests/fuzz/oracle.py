@@ -172,7 +172,7 @@ def digest(host: Host) -> dict[str, str]:
 def inventory(host: Host) -> Counter[str]:
     """How much is in the containers that a server's objects hold, by class and attribute.
 
-    Containers with a bound of their own are left out.
+    Containers with a bound of their own are left out, and frozen values: what holds too many of them is seen itself.
     """
     sizes: Counter[str] = Counter()
     seen: set[int] = set()
@@ -187,11 +187,16 @@ def inventory(host: Host) -> Counter[str]:
                 continue
             if isinstance(value, dict | list | set | deque | OrderedDict):
                 held = [inner for inner in value.values() if inner] if isinstance(value, dict) else value
-                sizes[f"{type(one).__name__}.{name}"] += len(held)
+                if not _is_frozen(type(one)):
+                    sizes[f"{type(one).__name__}.{name}"] += len(held)
                 queue.extend(value.values() if isinstance(value, dict) else value)
             else:
                 queue.append(value)
     return sizes
+
+
+def _is_frozen(kind: type) -> bool:
+    return getattr(kind.__setattr__, "__name__", "") == "_frozen_setattrs"
 
 
 def _attributes(one: Any) -> Iterator[tuple[str, Any]]:
