@@ -118,6 +118,11 @@ class RunningServer:
                 raise LMatrixError(f"the server {self.place.label} did not become ready:\n{self._log_tail()}")
             await deferLater(self._reactor, 0.1, lambda: None)
 
+    @property
+    def pid(self) -> int | None:
+        """Its process ID, while it runs."""
+        return None if self._process is None or self._protocol.ended else self._process.pid
+
     def kill(self) -> None:
         """End it at once, as a power cut would (SIGKILL)."""
         self._signal("KILL")

@@ -98,9 +98,8 @@ class Announcer:
             self._watcher.memberships_changed(room.room_id, draft.joins, draft.leaves, draft.new_servers)
         if self._leading_out is not None:
             self._leading_out.committed(commit)
-        deserted = commit.draft.own_users_left and room.joined_per_server[room.server_name] == 0
-        if self._transfer is not None and deserted and room.is_hub:
-            self._by_itself(self._transfer.give_away(room.room_id), room.room_id)
+        if self._transfer is not None and room.is_hub and room.joined_per_server[room.server_name] == 0:
+            self._by_itself(self._transfer.deserted(room.room_id, just_now=draft.own_users_left), room.room_id)
 
     def _by_itself(self, work: Coroutine[Any, Any, None], room_id: str) -> None:
         Deferred.fromCoroutine(work).addErrback(

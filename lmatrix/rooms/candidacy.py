@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from lmatrix.errors import BadRequest, Forbidden, NotFound, PeerError, StorageFailed
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.forms import Lpdu, Pdu
+from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.power_levels import PowerLevels
 from lmatrix.ids import event_id as check_event_id
 from lmatrix.rooms.contents import Contents
@@ -28,7 +29,6 @@ from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.replay import Replay
 from lmatrix.rooms.scrollback import Scrollback
 from lmatrix.rooms.timestamps import Timestamps
-from lmatrix.rooms.transfer import HUB_EVENT
 
 PIECE = 200
 """Events that are replayed before the reactor gets a turn."""

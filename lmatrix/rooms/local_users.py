@@ -20,6 +20,7 @@ from lmatrix.errors import BadRequest, Forbidden, SendFailed, WrongServer
 from lmatrix.events.building import build_lpdu
 from lmatrix.events.creation import RoomPlan, initial_events
 from lmatrix.events.forms import Lpdu
+from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.room_versions import room_version
 from lmatrix.events.stripped_state import stripped
 from lmatrix.ids import server_of
@@ -49,7 +50,7 @@ from lmatrix.rooms.room import RoomDraft
 from lmatrix.rooms.scrollback import Scrollback
 from lmatrix.rooms.sequencing import LocalEvent, Sequenced, take_local
 from lmatrix.rooms.timestamps import Timestamps
-from lmatrix.rooms.transfer import HUB_EVENT, HubTransfer
+from lmatrix.rooms.transfer import HubTransfer
 
 NEW_HUB = "org.lmatrix.server"
 """In the content of an ``m.room.hub`` that a client sends to the hub: the server that the room is to move to."""

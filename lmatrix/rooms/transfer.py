@@ -3,8 +3,7 @@
 Owns: the offer of a room to a candidate and the appending of what the candidate signs. The first offer is made while
 the room goes on, since the candidate may have to fetch and check a long history; if the head has moved when it
 answers, the sequencer is held for a second, short offer. However an offer ends — answered, refused, timed out — the
-sequencer resumes, and a
-signature that was collected in vain is worthless: it names the head that it follows.
+sequencer resumes, and a signature that was collected in vain is worthless: it names the head that it follows.
 
 A room has one hub at any moment, because only an event that the current hub appends can make another server the hub.
 """
@@ -30,6 +29,7 @@ from lmatrix.errors import (
     WrongServer,
 )
 from lmatrix.events.forms import Lpdu
+from lmatrix.events.hub import HUB_EVENT
 from lmatrix.events.power_levels import PowerLevels
 from lmatrix.ids import server_of
 from lmatrix.rooms.checks import EventChecker
@@ -40,12 +40,17 @@ from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.room import Room, RoomDraft
 from lmatrix.rooms.sequencing import Sequenced, take_lpdu
 
-HUB_EVENT = "m.room.hub"
 VALIDITY_MS = 30_000
 """For how long an offer stands; the auth rules allow twice that, which leaves room for clocks that differ."""
 
 OFFERS = 3
 """How often a candidate is offered a room before the sequencer is held, at most."""
+
+DESERTED_SECONDS = 300.0
+"""How soon after a vain attempt a room without users of ours is offered again."""
+
+MAX_DESERTED = 10_000
+"""Rooms of which it is remembered when they were offered in vain."""
 
 HELD_SECONDS = 15.0
 """How long the sequencer waits for a candidate that has the whole room already."""
@@ -81,6 +86,7 @@ class HubTransfer:
         self._policies = policies
         self._clock = clock
         self._moving: dict[str, str] = {}
+        self._tried: dict[str, float] = {}
 
     async def transfer(self, room_id: str, candidate: str) -> str:
         """Make another server the hub; returns the event ID of the ``m.room.hub`` event, once it is on disk.
@@ -148,13 +154,29 @@ class HubTransfer:
                 best[server] = max(best.get(server, -(2**53)), levels.user_level(member.state_key))
         return sorted(best, key=lambda server: (-best[server], server))
 
-    async def give_away(self, room_id: str) -> None:
-        """Move a room in which we have no users left to whoever takes it. Failures are logged: the room stays with
-        us.
+    async def deserted(self, room_id: str, *, just_now: bool) -> None:
+        """Something has happened in a room whose hub we are, and where we have no users: move it to whoever takes it.
+
+        Failures are logged; the room stays with us, and it is tried again when something happens in it later.
+
+        Args:
+            just_now: whether our last user has just left; then it is tried at once, however short ago it was before.
         """
+        now, tried = self._clock.seconds(), self._tried.pop(room_id, None)
+        if room_id in self._moving or (not just_now and tried is not None and 0 <= now - tried < DESERTED_SECONDS):
+            if tried is not None:
+                self._tried[room_id] = tried
+            return
+        self._tried[room_id] = now
+        while len(self._tried) > MAX_DESERTED:
+            del self._tried[next(iter(self._tried))]
+        if await self._give_away(room_id):
+            self._tried.pop(room_id, None)
+
+    async def _give_away(self, room_id: str) -> bool:
         room = await self._rooms.load(room_id)
         if room is None or not room.is_hub or not room.version.hub_is_state:
-            return
+            return True
         for candidate in self.candidates(room):
             try:
                 await self.transfer(room_id, candidate)
@@ -166,7 +188,8 @@ class HubTransfer:
                     error=error,
                 )
             else:
-                return
+                return True
+        return False
 
     def _check_candidate(self, room: Room, candidate: str) -> None:
         if not room.is_hub:
@@ -231,6 +254,7 @@ class HubTransfer:
             "head": room.head_event_id,
             "valid_until_ts": self._now_ms() + VALIDITY_MS,
         }
+        self.log.info("{room_id}: offered to {candidate}", room_id=room.room_id, candidate=candidate)
         answer = await self._peers.offer_hub(candidate, offer)
         try:
             lpdu = Lpdu.parse(answer, room.version)

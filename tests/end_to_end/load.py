@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from twisted.internet.defer import TimeoutError as TookTooLong
 
-from tests.end_to_end.client_user import ClientUser, place
+from tests.end_to_end.client_user import ClientUser, Refused, place
 from tests.end_to_end.processes import eventually
 from tests.end_to_end.raw_http import NO_ANSWER, Answer
 from tests.end_to_end.signing_client import path
@@ -23,7 +23,11 @@ from tests.end_to_end.wire_events import JsonObject, canonical, event_id
 T = TypeVar("T")
 
 
-async def answered(ask: Callable[[], Awaitable[T]]) -> T:
+NOT_YET = frozenset({429, 503, 504})
+"""Statuses with which a server says that the same may be asked again."""
+
+
+async def answered(ask: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
     """Ask until somebody answers."""
     answers: list[T] = []
 
@@ -32,9 +36,13 @@ async def answered(ask: Callable[[], Awaitable[T]]) -> T:
             answers.append(await ask())
         except (*NO_ANSWER, TookTooLong):
             return False
+        except Refused as refused:
+            if refused.answer.status not in NOT_YET:
+                raise
+            return False
         return True
 
-    await eventually("an answer", attempt)
+    await eventually("an answer", attempt, seconds)
     return answers[0]
 
 
@@ -113,15 +121,17 @@ class Talker:
     Args:
         client: the user.
         room_id: the room.
+        patience: how many seconds an answer may take, however often it has to be asked for.
 
     Attributes:
         promised: text → event ID, of every message that was answered.
     """
 
-    def __init__(self, client: ClientUser, room_id: str) -> None:
+    def __init__(self, client: ClientUser, room_id: str, patience: float | None = None) -> None:
         self.promised: dict[str, str] = {}
         self._client = client
         self._room_id = room_id
+        self._patience = patience
 
     async def talk(self, is_over: Callable[[], bool]) -> None:
         """Say one thing after the other."""
@@ -132,7 +142,7 @@ class Talker:
             async def ask(number: int = number, text: str = text) -> str:
                 return await self._client.say_once(self._room_id, f"m{number}", text, seconds=40)
 
-            self.promised[text] = await answered(ask)
+            self.promised[text] = await answered(ask, self._patience)
 
 
 class Listener:
@@ -141,16 +151,18 @@ class Listener:
     Args:
         client: the user, who has joined the room.
         room_id: the room.
+        patience: as a talker's.
 
     Attributes:
         heard: IDs of the room's events, in the order in which they came down; where a timeline was limited, what lies
             before it was asked for.
     """
 
-    def __init__(self, client: ClientUser, room_id: str) -> None:
+    def __init__(self, client: ClientUser, room_id: str, patience: float | None = None) -> None:
         self.heard: list[str] = []
         self._client = client
         self._room_id = room_id
+        self._patience = patience
 
     async def follow(self, last: Callable[[], str | None]) -> None:
         """Follow until the last event, when there is one, has come down."""
@@ -163,7 +175,7 @@ class Listener:
                 answer: JsonObject = await self._client.call("GET", place("sync", query=query), seconds=20)
                 return answer
 
-            answer = await answered(ask)
+            answer = await answered(ask, self._patience)
             since = answer["next_batch"]
             timeline = answer.get("rooms", {}).get("join", {}).get(self._room_id, {}).get("timeline", {})
             if self.heard and timeline.get("limited"):
@@ -181,7 +193,7 @@ class Listener:
                 answer: JsonObject = await self._client.call("GET", messages, seconds=20)
                 return answer
 
-            answer = await answered(ask)
+            answer = await answered(ask, self._patience)
             found += [event["event_id"] for event in answer["chunk"]]
             token = answer.get("end", token)
         return found[: found.index(known)][::-1]

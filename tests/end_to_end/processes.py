@@ -10,8 +10,10 @@ a traceback in it that the test did not announce.
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import re
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -119,6 +121,19 @@ class RealServer:
         if running is not None:
             running.kill()
             await running.wait()
+
+    def freeze(self) -> None:
+        """Stop the process in its tracks, so that whoever waits for it goes on waiting."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._running is not None
+        assert self._running.pid is not None
+        os.kill(self._running.pid, number)
 
     async def start_and_kill(self, *, after: float) -> None:
         """Start it, and SIGKILL it so many seconds later, ready or not."""

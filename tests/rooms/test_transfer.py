@@ -21,7 +21,7 @@ from lmatrix.events.creation import InitialEvent, Preset
 from lmatrix.events.room_versions import V02, room_version
 from lmatrix.rooms.interfaces import Standing
 from lmatrix.rooms.local_users import NEW_HUB
-from lmatrix.rooms.transfer import HELD_SECONDS, VALIDITY_MS
+from lmatrix.rooms.transfer import DESERTED_SECONDS, HELD_SECONDS, VALIDITY_MS
 from tests.rooms.network import NetworkTestCase, Server, done, result_of
 
 
@@ -476,6 +476,25 @@ class WishTests(NetworkTestCase):
         self.say(self.north, room_id, self.bob, "among ourselves")
         self.assertEqual(["among ourselves"], self.south.bodies(room_id))
         self.assertEqual([], self.hub.bodies(room_id))
+
+    def test_a_room_that_nobody_takes_is_offered_again(self) -> None:
+        """When nobody can take the room as the last user leaves, it stays; when something happens in it later, it is
+        offered again, but not all the time.
+        """
+        room_id = self.shared_room()
+        self.network.unreachable.update({self.north.name, self.south.name})
+        done(self.hub.floor.local_users.leave(self.alice, room_id, None))
+        self.turns()
+        self.assertEqual(self.hub.name, done(self.hub.floor.rooms.load(room_id)).hub_server)
+        self.network.unreachable.clear()
+        self.network.requests.clear()
+        self.say(self.north, room_id, self.bob, "anybody there?")
+        self.turns()
+        self.assertNotIn("offer", {what for _, _, what in self.network.requests})
+        self.network.clock.advance(DESERTED_SECONDS)
+        self.say(self.north, room_id, self.bob, "still here")
+        self.turns()
+        self.assertEqual(self.north.name, done(self.south.floor.rooms.load(room_id)).hub_server)
 
 
 async def _nothing() -> None:

@@ -8,23 +8,18 @@ says how to run each failing one again.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import attrs
-from twisted.logger import globalLogBeginner
 
+from tests.simulation.many import results, silence
 from tests.simulation.network import CALM
 from tests.simulation.plan import PLANTS, plan_of
 from tests.simulation.report import counts, made_small, told
-from tests.simulation.simulation import Result, run
-
-SEEDS_IN_A_PROCESS = 50
-"""After so many a process is replaced: whatever is wrong with one run must not gather."""
+from tests.simulation.simulation import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seed is None:
         seeds = range(options.first, options.first + options.seeds)
         return _many(seeds, without, options.plant, options.jobs or os.cpu_count() or 1)
-    _silence()
+    silence()
     plan = plan_of(options.seed, without=without, plant=options.plant)
     if options.only is not None:
         plan = plan.only([int(number) for number in _listed(options.only) if number != "none"])
@@ -65,17 +60,12 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
 
 
-def _silence() -> None:
-    """Nothing of the servers' logs belongs on the terminal; the simulation listens for itself."""
-    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
-
-
 def _many(seeds: Sequence[int], without: Sequence[str], plant: str | None, jobs: int) -> int:
     began = time.monotonic()
     options = f" --without {','.join(without)}" if without else ""
     options += f" --plant {plant}" if plant else ""
     failed = turns = events = requests = operations = 0
-    for result in _results(seeds, without, plant, jobs):
+    for result in results(seeds, without, plant, jobs):
         turns += result.steps
         events += result.events
         requests += result.requests
@@ -90,23 +80,6 @@ def _many(seeds: Sequence[int], without: Sequence[str], plant: str | None, jobs:
         f" {turns} turns, {time.monotonic() - began:.0f} s"
     )
     return bool(failed)
-
-
-def _results(seeds: Sequence[int], without: Sequence[str], plant: str | None, jobs: int) -> Iterator[Result]:
-    one = partial(_short, without=tuple(without), plant=plant)
-    if jobs == 1:
-        _silence()
-        yield from map(one, seeds)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, initializer=_silence, maxtasksperchild=SEEDS_IN_A_PROCESS) as pool:
-        results: Iterable[Result] = pool.imap_unordered(one, seeds)
-        yield from results
-
-
-def _short(seed: int, *, without: tuple[str, ...], plant: str | None) -> Result:
-    """A result without its timeline, which nobody will look at."""
-    return attrs.evolve(run(plan_of(seed, without=without, plant=plant)), timeline=())
 
 
 if __name__ == "__main__":

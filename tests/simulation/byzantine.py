@@ -37,9 +37,9 @@ JsonObject = dict[str, Any]
 NAME = "mallory.example"
 
 WIRE_MOODS = ("unsigned_requests", "garbage", "empty", "too_much")
-LPDU_MOODS = ("others_words", "bad_signatures", "changed_content", "same_again", "old_hub")
-HUB_MOODS = ("equivocate", "withhold", "reorder", "deny", "unlawful")
-SCRIPTS = ("flood", "usurp", "strange_requests", "forged_invite")
+LPDU_MOODS = ("others_words", "bad_signatures", "changed_content", "same_again", "old_hub", "two_faced")
+HUB_MOODS = ("equivocate", "withhold", "reorder", "deny", "unlawful", "disown")
+SCRIPTS = ("flood", "usurp", "steal", "strange_requests", "forged_invite")
 
 
 class Mischief:
@@ -61,6 +61,7 @@ class Mischief:
         self._moods: dict[str, Random] = {}
         self._over = False
         self.scripted: dict[str, int] = {}
+        self._signed_offers: list[JsonObject] = []
 
     def step(self, number: int) -> None:
         """A new mood, or something out of the way."""
@@ -101,6 +102,13 @@ class Mischief:
                 answer = attrs.evolve(answer, status=404, body=b'{"errcode":"M_NOT_FOUND","error":"no"}')
             elif mood == "withhold" and "/send_join" in request_target:
                 answer = self._without_some_state(rng, answer)
+            elif mood == "two_faced" and "/offer/" in request_target:
+                answer = self._denied(rng, answer)
+            elif mood == "disown" and any(
+                name in request_target for name in ("/send/", "/make_", "/send_", "/invite/")
+            ):
+                body = {"errcode": "M_WRONG_SERVER", "error": "not me", "hub_server": rng.choice(self._victims)}
+                answer = attrs.evolve(answer, status=400, body=encode(body))
             elif mood == "empty" and "/send/" in request_target:
                 answer = attrs.evolve(answer, body=b"{}")
             elif mood == "bad_signatures" and "/send" in request_target:
@@ -173,6 +181,27 @@ class Mischief:
 
         return self._with_pdus(destination, request, turn)
 
+    def _two_faced(self, rng: Random, destination: str, request: OutgoingRequest) -> OutgoingRequest:
+        """What was signed in answer to an offer, and denied, is used after all: as it is, or completed by us."""
+
+        def add(pdus: list[JsonObject]) -> list[JsonObject]:
+            stale = self._signed_offers[-3:]
+            forged = [
+                self._rebuilt({**one, "prev_events": [one["content"]["head"]], "auth_events": []}) for one in stale
+            ]
+            return [*stale, *forged, *pdus][:50]
+
+        return self._with_pdus(destination, request, add)
+
+    def _denied(self, rng: Random, answer: Answer) -> Answer:
+        """An answer to an offer: we have signed, and may say that we have not."""
+        event = json.loads(answer.body).get("event")
+        if isinstance(event, dict):
+            self._signed_offers.append(event)
+        if rng.random() < 0.5:
+            return answer
+        return attrs.evolve(answer, status=403, body=b'{"errcode":"M_FORBIDDEN","error":"I have not signed anything"}')
+
     # -- As a hub ------------------------------------------------------------------------------------------------------
 
     def _equivocate(self, rng: Random, destination: str, request: OutgoingRequest) -> OutgoingRequest:
@@ -204,6 +233,8 @@ class Mischief:
 
     def _deny(self, rng: Random, destination: str, request: OutgoingRequest) -> OutgoingRequest:
         return request  # it is answers that are denied
+
+    _disown = _deny
 
     # -- Out of the way ------------------------------------------------------------------------------------------------
 
@@ -241,6 +272,28 @@ class Mischief:
                     keys=[key],
                 )
                 self._ask(victim, "PUT", f"/_matrix/federation/v2/send/usurp{rng.random()}", {"pdus": [_object(event)]})
+
+    def _script_steal(self, rng: Random) -> None:
+        """Become the hub without having been asked, by the right event at the right time."""
+        now_ms = int(self._clock.seconds() * 1000)
+        process = self._ready()
+        for room_id in self._rooms():
+            hub = process.rooms.rooms._loaded[room_id].room.hub_server
+            lpdu = build_lpdu(
+                room_version("I.1"),
+                room_id=room_id,
+                type="m.room.hub",
+                sender=f"@ann:{NAME}",
+                content={"previous_hub": hub, "head": self._head(room_id), "valid_until_ts": now_ms + 30_000},
+                origin_server_ts=now_ms,
+                hub_server=hub,
+                server_name=NAME,
+                keys=[self._key()],
+                state_key="",
+            )
+            if hub != NAME:
+                body = {"pdus": [dict(lpdu.fields)]}
+                self._ask(hub, "PUT", f"/_matrix/federation/v2/send/steal{rng.random()}", body)
 
     def _script_strange_requests(self, rng: Random) -> None:
         """Everything that an endpoint is not made for."""

@@ -26,6 +26,7 @@ from tests.simulation.workload import Workload
 
 THE_DELIVERY = "the delivery"
 ALARMS = "alarms"
+MOVES = ("move", "take", "give")
 
 
 @attrs.frozen(slots=True)
@@ -105,6 +106,8 @@ class Ending:
         for room_id, views in self.rooms().items():
             if room_id not in self._watch.tainted:
                 found += self._room(room_id, views)
+            elif room_id in self._watch.given:
+                found += self._given_room(room_id, views, self._watch.given[room_id])
         found += self._answers()
         for name in self._nodes:
             found += self._at_rest(name)
@@ -139,8 +142,51 @@ class Ending:
             elif room.is_participating:
                 yield Violation("behind", f"{name} takes itself for a participant of {room_id}, and {hub} does not")
 
+    def _given_room(self, room_id: str, views: Mapping[str, Room], given: str) -> Iterator[Violation]:
+        """A room that a correct hub gave to one that does not keep the rules: up to then all is as it must be, and
+        those who were in the room know who has it, whatever the new hub says of that.
+        """
+        logs = {name: self._log(name, room_id) for name in views}
+        held = [one for one in logs.values() if any(event.event_id == given for event in one)]
+        hub = next(
+            (json.loads(event.canonical)["hub_server"] for log in held for event in log if event.event_id == given), ""
+        )
+        if hub not in logs or not any(event.event_id == given for event in logs[hub]):
+            yield Violation("lost", f"{hub} gave {room_id} away by {given}, which it does not hold")
+            return
+        order = logs[hub][: [event.event_id for event in logs[hub]].index(given) + 1]
+        yield from self._sound(room_id, hub, order, views[hub])
+        index = {event.event_id: number for number, event in enumerate(order)}
+        came: dict[str, str] = {}
+        for event in order:
+            fields = json.loads(event.canonical)
+            if fields["type"] == "m.room.member":
+                server = server_of(fields["state_key"])
+                if fields["content"].get("membership") == "join":
+                    came[server] = event.event_id
+        book = Rulebook(room_id, views[hub].version.identifier)
+        for event in order:
+            book.take(event.event_id, json.loads(event.canonical))
+        for name, room in views.items():
+            where = f"{name} in {room_id}"
+            until = [event for event in logs[name] if event.event_id in index]
+            yield from _same_order(where, until, order, index)
+            yield from _same_bytes(where, until, order, index, room)
+            present = any(book.membership(user) == "join" for user in self._nodes[name].users)
+            there = {event.event_id for event in logs[name]}
+            if present and came.get(name) in there and given not in there:
+                yield Violation("behind", f"{name} does not know that {hub} gave {room_id} away by {given}")
+
     def _order(self, room_id: str, hub: str, order: Sequence[Held], room: Room) -> Iterator[Violation]:
         """The hub's log: whole, chained, allowed, and verified anew from its bytes."""
+        yield from self._sound(room_id, hub, order, room)
+        by_the_rules = Rulebook(room_id, room.version.identifier)
+        for held in order:
+            by_the_rules.take(held.event_id, json.loads(held.canonical))
+        if by_the_rules.hub != hub:
+            yield Violation("hubs", f"by the rules {by_the_rules.hub} is the hub of {room_id}, and not {hub}")
+
+    def _sound(self, room_id: str, hub: str, order: Sequence[Held], room: Room) -> Iterator[Violation]:
         if len({held.event_id for held in order}) != len(order):
             yield Violation("twice", f"{hub} has an event of {room_id} twice")
         replay = Replay(room_id, room.version)
@@ -152,8 +198,6 @@ class Ending:
             refusal = rulebook.take(held.event_id, json.loads(held.canonical))
             if refusal is not None:
                 yield Violation("rules", f"{held.event_id} of {room_id} at {hub}: {refusal}")
-        if rulebook.hub != hub:
-            yield Violation("hubs", f"by the rules the hub of {room_id} is {rulebook.hub}; {hub} takes itself for it")
         # A hub that took the room over may have got an event redacted already, and then notes nobody as its redacter.
         targets = {pdu.content.get("redacts") for pdu in pdus if pdu.type == "m.room.redaction"}
         for held in order:
@@ -187,6 +231,9 @@ class Ending:
                 continue
             if operation.state == "open":
                 yield Violation("hanging", f"{operation} was never answered")
+            moved = operation.kind in MOVES and operation.state == "done"
+            if moved and logs.get(operation.room_id, {}).get(operation.event_id or "") is None:
+                yield Violation("lost", f"{operation} was done by {operation.event_id}, which is gone")
             if operation.token is None:
                 continue
             made = tokens.get(operation.token)
@@ -203,6 +250,15 @@ class Ending:
                 "SELECT 1 FROM events WHERE event_id = ? AND position IS NOT NULL", event_id
             ):
                 yield Violation("lost", f"{hub} told {participant} that it accepted {event_id}, which is gone")
+
+        for hub, room_id, content_hash in dict.fromkeys(self._watch.joins):
+            joins = self._process(hub).disk.look(
+                "SELECT e.canonical FROM events AS e JOIN rooms AS r ON r.room_nid = e.room_nid"
+                " WHERE r.room_id = ? AND e.position IS NOT NULL AND e.type = 'm.room.member'",
+                room_id,
+            )
+            if not any(json.loads(canonical)["hashes"].get("sha256") == content_hash for (canonical,) in joins):
+                yield Violation("lost", f"{hub} let somebody into {room_id} by an event that is gone")
 
     # -- Rest ----------------------------------------------------------------------------------------------------------
 

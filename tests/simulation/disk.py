@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import attrs
+from twisted.internet.base import DelayedCall
 
 from lmatrix.storage.engine import Connection
 from lmatrix.storage.group_commit import Failed, Outcome, Work
@@ -66,13 +67,22 @@ class Disk(InlineDatabase):
         speed: how fast it is; may change.
         rng: varies it.
         committed: called after each commit that took place, whether or not it is then reported as failed.
+        dies_at: asked before and after each commit whether the process has died.
     """
 
     def __init__(
-        self, path: Path, reactor: ServerReactor, speed: Speed, rng: Random, committed: Callable[[Disk], None]
+        self,
+        path: Path,
+        reactor: ServerReactor,
+        speed: Speed,
+        rng: Random,
+        committed: Callable[[Disk], None],
+        dies_at: Callable[[str], bool],
     ) -> None:
         self.engine = FaultyEngine(path)
         self._committed = committed
+        self._dies_at = dies_at
+        self._buried: list[object] = []
         super().__init__(
             path,
             clock=reactor,
@@ -89,6 +99,11 @@ class Disk(InlineDatabase):
         """See :class:`lmatrix.storage.database.SqliteDatabase`."""
         self.close()
 
+    def crash(self) -> None:
+        """See :meth:`InlineDatabase.crash`. Who waited for a read is kept, too: a dead process does not clean up."""
+        self._buried = [(timer.func, timer.args) for timer in self._timers if isinstance(timer, DelayedCall)]
+        super().crash()
+
     def look(self, sql: str, *parameters: Any) -> list[Any]:
         """What is on the disk, at once."""
         return self._writer.connection.execute(sql, parameters).fetchall()
@@ -104,6 +119,16 @@ class Disk(InlineDatabase):
     def is_open(self) -> bool:
         """Whether the process has it open."""
         return self._open
+
+    def _commit(self) -> None:
+        # It is the clock that calls this, and nobody else: a process that dies here is between two turns.
+        if self._open and self._waiting:
+            if self._dies_at("before a commit"):
+                return
+            super()._commit()
+            self._dies_at("after a commit")
+        else:
+            super()._commit()
 
     def _run(self, works: list[Work]) -> list[Outcome]:
         outcomes = super()._run(works)

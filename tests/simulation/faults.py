@@ -55,6 +55,7 @@ class Faults:
         self._network.weather = Weather()
         self._network.cut.clear()
         for node in self._nodes.values():
+            node.put_out_fuse()
             self._mend_disk(node)
             node.set_clock(0.0)
             node.start()
@@ -66,6 +67,11 @@ class Faults:
         down = rng.choice((0.0, 1.0, 20.0, 90.0)) * rng.random()
         node.crash()
         node.restart_later(down)
+
+    def _do_crash_at(self, rng: Random, node: Node) -> None:
+        points = rng.choice((3, 10, 40))
+        node.light_fuse(rng.randint(1, points), rng.choice((0.0, 1.0, 20.0)) * rng.random())
+        self._note(f"{node.name} will not live long")
 
     def _do_stop(self, rng: Random, node: Node) -> None:
         down = rng.uniform(0.0, 5.0)

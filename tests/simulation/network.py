@@ -70,6 +70,9 @@ class Process(Protocol):
     def render(self, request: ArrivedRequest) -> None:
         """Answer a request."""
 
+    def dies_at(self, point: str) -> bool:
+        """The process has come to a point at which it may die; whether it did."""
+
 
 Distort = Callable[[str, Answer], Answer]
 Tamper = Callable[[str, str, OutgoingRequest], OutgoingRequest | None]
@@ -94,6 +97,7 @@ class Network:
         self.exchanges: set[_Exchange] = set()
         self.forgotten: list[_Exchange] = []
         self._seed = seed
+        self._lose: dict[tuple[str, str], int] = {}
         self._streams: dict[tuple[str, str], Random] = {}
 
     def stream(self, origin: str, destination: str) -> Random:
@@ -106,6 +110,21 @@ class Network:
     def reachable(self, origin: str, destination: str) -> bool:
         """Whether a message gets from here to there at this moment."""
         return frozenset((origin, destination)) not in self.cut
+
+    def lose_next_answer(self, origin: str, destination: str, which: int) -> None:
+        """Lose one answer of a server to another.
+
+        Args:
+            which: the how-manieth from now.
+        """
+        self._lose[origin, destination] = which
+
+    def loses_this_answer(self, origin: str, destination: str) -> bool:
+        """Whether it is that one."""
+        left = self._lose.get((origin, destination), 0)
+        if left > 0:
+            self._lose[origin, destination] = left - 1
+        return left == 1
 
     def died(self, process: Process) -> None:
         """A process is gone: whoever waits for its answer loses the connection, or goes on waiting."""
@@ -214,7 +233,9 @@ class _Exchange:
             # Also when nobody waits for the answer any more: it was on its way.
             arrived = ArrivedRequest(process, self._request, self._answered if first else self._unwanted)
             self._arrivals.append(arrived)
-            process.render(arrived)
+            if not process.dies_at("before it reads a request"):
+                process.render(arrived)
+                process.dies_at("after it has read a request")
 
     def _answered(self, answer: Answer) -> None:
         network, origin, destination = self._network, self._origin.name, self._destination
@@ -223,7 +244,7 @@ class _Exchange:
         if self._over:
             return
         stream = network.stream(destination, origin)
-        lost = stream.random() < network.weather.lose_answer
+        lost = stream.random() < network.weather.lose_answer or network.loses_this_answer(origin, destination)
         delay = network.delay(destination, origin)
         if lost or not network.reachable(origin, destination):
             self._lose(delay)
@@ -241,9 +262,10 @@ class _Exchange:
             self._lose(0.0)
         elif len(answer.body) > self._max_body:
             self._fail(TooLarge(f"the answer is longer than {self._max_body} bytes"))
-        else:
+        elif not self._origin.dies_at("before it reads an answer"):
             self._end()
             self.answer.callback(answer)
+            self._origin.dies_at("after it has read an answer")
 
     def _lose(self, delay: float) -> None:
         """It is lost: the connection breaks, or nothing is ever heard of it."""

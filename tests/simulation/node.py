@@ -86,6 +86,7 @@ class Process:
             node.speed,
             Random(f"{around.seed} {node.name} {number} disk"),
             lambda disk: around.committed(node, disk),
+            self.dies_at,
         )
         self.transport = _Transport(around.network, self, node.tamper)
         self.server: Server = build_server(
@@ -116,6 +117,10 @@ class Process:
             request.client_gone()
         else:
             site.router.render(request)
+
+    def dies_at(self, point: str) -> bool:
+        """See :meth:`Node.dies_at`."""
+        return self.node.dies_at(self, point)
 
     def kill(self) -> None:
         """The end, at once."""
@@ -167,6 +172,7 @@ class Node:
         self._key_rng = Random(f"{around.seed} {name} keys")
         self.config: Config = parse_config(_CONFIG.format(name=name), "lmatrix.yaml", self.directory)
         self._runs = 0
+        self._fuse: tuple[int, float] | None = None
         self._restarting = False
         first = SigningKey.generate("first", seed=self._key_rng.randbytes(32))
         self.config.signing_key_path.write_text(first.to_line() + "\n")
@@ -196,6 +202,37 @@ class Node:
             self.around.note(f"{self.name} crashes")
             process.kill()
             self.graveyard.append(process)
+
+    def light_fuse(self, points: int, down: float) -> None:
+        """Have the process die at a point of its work, and start again some seconds later.
+
+        Args:
+            points: at the how-manieth from now; see :meth:`dies_at`.
+            down: the seconds.
+        """
+        self._fuse = (points, down)
+
+    def put_out_fuse(self) -> None:
+        """Let it live."""
+        self._fuse = None
+
+    def dies_at(self, process: Process, point: str) -> bool:
+        """A process has come to a point at which it may die; whether it did.
+
+        Args:
+            point: just before or after a commit, the coming in of a request or of an answer.
+        """
+        if process is not self.process or self._fuse is None:
+            return False
+        left, down = self._fuse
+        self._fuse = (left - 1, down)
+        if left > 1:
+            return False
+        self._fuse = None
+        self.around.note(f"{self.name} dies {point}")
+        self.crash()
+        self.restart_later(down)
+        return True
 
     def stop(self, then: Callable[[], None]) -> None:
         """Stop in order; ``then`` is called when it is done."""

@@ -32,9 +32,10 @@ USER_STEPS = {
     "knock": 1.0,
     "scroll": 1.5,
 }
-TRANSFER_STEPS = {"move": 3.0, "take": 2.0, "give": 2.0}
+TRANSFER_STEPS = {"move": 2.0, "take": 2.0, "give": 2.0, "desert": 0.7, "carousel": 1.0, "fatal_move": 3.0}
 FAULT_STEPS = {
-    "crash": 4.0,
+    "crash": 3.0,
+    "crash_at": 3.0,
     "stop": 1.0,
     "cut": 3.0,
     "storm": 2.0,

@@ -24,9 +24,10 @@ from tests.simulation.checks import Ending
 from tests.simulation.clocks import WorldClock
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
+from tests.simulation.moving import Moves
 from tests.simulation.network import Network
 from tests.simulation.node import Node, Surroundings
-from tests.simulation.plan import BYZANTINE_STEPS, FAULT_STEPS, Plan
+from tests.simulation.plan import BYZANTINE_STEPS, FAULT_STEPS, TRANSFER_STEPS, Plan
 from tests.simulation.planted import do_damage
 from tests.simulation.reverify import Keys
 from tests.simulation.watch import Violation, Watch
@@ -116,6 +117,7 @@ class Simulation:
         self.workload = Workload(
             everybody, plan.seed, self.note, lambda what: self.watch.violated("answer", what), plan.version
         )
+        self.moves = Moves(everybody, self.network, self.workload, plan.seed, self.note)
         self.faults = Faults(self.clock, self.network, everybody, plan.seed, plan.weather, self.note)
 
     def __enter__(self) -> Simulation:
@@ -197,6 +199,8 @@ class Simulation:
         self.note(f"-- step {number}: {kind}")
         if kind in FAULT_STEPS:
             self.faults.step(kind, number)
+        elif kind in TRANSFER_STEPS:
+            self.moves.step(kind, number)
         elif kind not in BYZANTINE_STEPS:
             self.workload.step(kind, number)
         elif self.mischief is not None:

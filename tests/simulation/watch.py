@@ -50,6 +50,8 @@ class Watch:
 
     Attributes:
         tainted: rooms that have, or had, a hub that does not keep the rules.
+        given: of those that were given to it, the event by which the first correct hub did so; by room ID.
+        joins: the joins that correct hubs said they had let in: ``(hub, room ID, content hash)``.
         told_accepted: what correct hubs said that they had accepted: ``(hub, whom it told, event ID)``.
     """
 
@@ -57,6 +59,8 @@ class Watch:
         self.correct = correct
         self.violations: list[Violation] = []
         self.tainted: set[str] = set()
+        self.given: dict[str, str] = {}
+        self.joins: list[tuple[str, str, str]] = []
         self.events = 0
         self.told_accepted: list[tuple[str, str, str]] = []
         self._streams: dict[str, int] = {}
@@ -81,6 +85,8 @@ class Watch:
             self._streams[name] = stream
             event = json.loads(canonical)
             if event["type"] in ("m.room.create", "m.room.hub") and server_of(event["sender"]) not in self.correct:
+                if room_id not in self.tainted and event["type"] == "m.room.hub":
+                    self.given[room_id] = event_id
                 self.tainted.add(room_id)
             if name in self.correct:
                 self.events += 1
@@ -120,9 +126,12 @@ class Watch:
 
     def answered(self, origin: str, destination: str, request: OutgoingRequest, answer: Answer) -> None:
         """A server gave an answer: what it says is on its disk must be there at the end."""
-        if destination not in self.correct or answer.status != 200 or "/send/" not in request.target:
+        if destination not in self.correct or answer.status != 200:
             return
-        if request.method != "PUT" or request.body is None:
+        if "/send_join/" in request.target:
+            event = json.loads(answer.body)["event"]
+            self.joins.append((destination, event["room_id"], event["hashes"]["sha256"]))
+        if request.method != "PUT" or request.body is None or "/send/" not in request.target:
             return
         body = json.loads(answer.body)
         for made in body.get("org.lmatrix.accepted", {}).values():

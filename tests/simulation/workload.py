@@ -32,7 +32,7 @@ from lmatrix.errors import (
 )
 from lmatrix.events.creation import Preset, RoomPlan
 from lmatrix.ids import server_of
-from lmatrix.rooms.local_users import NEW_HUB, ClientTransaction, LocalUsers
+from lmatrix.rooms.local_users import ClientTransaction, LocalUsers
 from lmatrix.rooms.room import Room
 from tests.simulation.node import Node, Process
 
@@ -248,12 +248,16 @@ class Workload:
             repeatable=transaction is not None,
         )
 
-    def _do_message(self, rng: Random, room_id: str, sender: str, target: str) -> None:
+    def say(self, rng: Random, room_id: str, sender: str) -> None:
+        """A user says something."""
         self._send("message", rng, room_id, sender, "m.room.message", {"msgtype": "m.text", "body": "hello"})
+
+    def _do_message(self, rng: Random, room_id: str, sender: str, target: str) -> None:
+        self.say(rng, room_id, sender)
 
     def _do_burst(self, rng: Random, room_id: str, sender: str, target: str) -> None:
         for _ in range(rng.choice((3, 10, 60))):
-            self._do_message(rng, room_id, sender, target)
+            self.say(rng, room_id, sender)
 
     def _do_state(self, rng: Random, room_id: str, sender: str, target: str) -> None:
         # Several at a time, who race for the same state.
@@ -319,35 +323,3 @@ class Workload:
         if room is not None:
             position, limit = room.head_position, rng.choice((5, 50, 500))
             self.begin("scroll", sender, room_id, lambda local: local.backfill_before(room_id, position, limit))
-
-    # -- Moving rooms --------------------------------------------------------------------------------------------------
-
-    def _do_move(self, rng: Random, room_id: str, sender: str, target: str) -> None:
-        """A user of the hub sends the state event that says where to."""
-        hubs = [user for user in self.joined(room_id) if self._is_hub(user, room_id)]
-        content = {NEW_HUB: server_of(target)}
-        mover = rng.choice(hubs) if hubs else sender
-        self.begin(
-            "move", mover, room_id, lambda local: local.send(room_id, mover, "m.room.hub", content, state_key="")
-        )
-
-    def _do_take(self, rng: Random, room_id: str, sender: str, target: str) -> None:
-        """A user of a participant asks that the room come to them."""
-        self.begin("take", sender, room_id, lambda local: local.send(room_id, sender, "m.room.hub", {}, state_key=""))
-
-    def _do_give(self, rng: Random, room_id: str, sender: str, target: str) -> None:
-        """The hub's operator gives the room away."""
-        for node in self.nodes.values():
-            if node.ready is not None and self._is_hub(node.users[0], room_id):
-                transfer, server = node.ready.rooms.transfer, server_of(target)
-                self.begin(
-                    "give",
-                    node.users[0],
-                    room_id,
-                    lambda _, transfer=transfer, server=server: transfer.transfer(room_id, server),  # type: ignore[misc]
-                )
-                return
-
-    def _is_hub(self, user_id: str, room_id: str) -> bool:
-        room = self.room_at(user_id, room_id)
-        return room is not None and room.is_hub
