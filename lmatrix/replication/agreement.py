@@ -150,9 +150,9 @@ class Agreement:
             back = sides.store.dag_of(tx, nid, [lm_id]).get(lm_id)
             rows = sides.store.dag_events(tx, nid, [dag_id, *([back] if back else [])])
             known = counterpart is None or sides.room_store.event(tx, counterpart) is not None
-            return counterpart, known, rows.get(dag_id), rows.get(back) if back else None
+            return counterpart, known, rows.get(dag_id), back, rows.get(back or "")
 
-        counterpart, known, dag_row, back_row = await sides.database.read(look)
+        counterpart, known, dag_row, back, back_row = await sides.database.read(look)
         refused = dag_row is not None and dag_row.refused
         ours = sides.names.is_dag_ghost(dag.sender) or sides.names.is_bot(dag.sender)
         if lm is None:
@@ -162,14 +162,17 @@ class Agreement:
         if not known:
             pair.touch(compared.key)  # the hub has taken it, and it has not arrived here yet
             return None
-        if counterpart is None or refused or back_row is None:
-            if counterpart is None and not ours and dag_row is None and dag.stream > pair.baseline > 0:
-                return None  # the stream has not shown it yet
+        if counterpart is None or refused or back is None:
+            if counterpart is None and not ours and dag_row is None:
+                return None  # the stream has not shown it yet; or it is from before the mirror, and cannot be said
             return OUTWARD
-        if UNSEEN in (dag_row.stream, back_row.stream):
+        # What the stream has never shown us is from before the mirror.
+        dag_stream = 0 if dag_row is None else dag_row.stream
+        back_stream = 0 if back_row is None else back_row.stream
+        if UNSEEN in (dag_stream, back_stream):
             pair.touch(compared.key)
             return None
-        return OUTWARD if dag_row.stream > back_row.stream else INWARD
+        return OUTWARD if dag_stream > back_stream else INWARD
 
     # -- The DAG room follows --
 

@@ -85,6 +85,8 @@ class DagWords:
         lm, dag = room.state.get(*key), dag_room.state.get(dag_key(key, sides.names))
         if (lm is None and dag is None) or not is_carried(*key):
             return None
+        if _is_user(key[1]) and sides.names.known_on_dag(key[1]) is None:
+            return None
         said: Mapping[str, Any] | None = None
         if dag is not None:
             try:

@@ -43,7 +43,7 @@ class DagWriter:
         try:
             return await self._send(pair, sender, what, reference, ts)
         except DagRefused:
-            if what.state_key is not None:
+            if what.state_key is not None or what.type == REDACTION:
                 return await self._send(pair, self._sides.dag.bot, what, reference, ts)
             # Somebody may have thrown the ghost out; that the LM side has it in the room counts for more.
             await self._let_in(pair, sender, reference)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import attrs
 from twisted.logger import Logger
 
+from lmatrix import canonical_json
 from lmatrix.errors import EventRejected, Forbidden, LMatrixError, PeerError, PeerUnreachable
 from lmatrix.events.power_levels import PowerLevels
 from lmatrix.replication.content import Unmappable, references
@@ -41,6 +43,9 @@ BATCH: Final = 20
 
 DEVICE: Final = "org.lmatrix.mirror"
 """What stands for the device in the transactions of carried events."""
+
+LARGE_BYTES: Final = 60_000
+"""Canonical JSON of a content beyond which its mark is kept short."""
 
 JOIN_ATTEMPTS: Final = 6
 """How often a user's way into an LM room is tried, with growing pauses, before the user is told that it is closed."""
@@ -194,14 +199,13 @@ class Inward:
             )
             await self._lost(pair, event.event_id, error.cause)
             return
-        if isinstance(what, Silent):
+        if what is None or isinstance(what, Silent):
             await self._settle(pair, event)
             return
         if what.state_key is not None:
             pair.touch((what.type, what.state_key))
-        content = {**what.content, SOURCE: mark_of_dag(event)}
         try:
-            lm_event_id = await self._submit(pair, event, sender, Translated(what.type, what.state_key, content))
+            lm_event_id = await self._submit(pair, event, sender, attrs.evolve(what, content=_marked(what, event)))
         except LMatrixError as error:
             if is_passing(error):
                 raise
@@ -210,7 +214,8 @@ class Inward:
             await self._settle(pair, event, lm_event_id)
             sides.metrics.mirror_events.labels(direction=INWARD).inc()
 
-    async def _translated(self, pair: Pair, event: DagEvent) -> Translated | Silent:
+    async def _translated(self, pair: Pair, event: DagEvent) -> Translated | Silent | None:
+        """The event in LM words; ``None`` for a redaction of an event that was not carried over itself."""
         sides = self._sides
         wanted = references(event.type, event.content)
         if event.redacts is not None:
@@ -218,10 +223,14 @@ class Inward:
         known: Mapping[str, str] = {}
         if wanted:
             known = await sides.database.read(lambda tx: sides.store.lm_of(tx, pair.nid, sorted(wanted)))
+        redacts = event.redacts if event.type == REDACTION else None
+        if redacts is not None and redacts not in known:
+            target = redacts
+            if await sides.database.read(lambda tx: sides.store.dag_events(tx, pair.nid, [target])):
+                return None
         context = DagContext((), {})
         if event.type == POWER_LEVELS:
             context = await sides.context(pair)
-        redacts = event.redacts if event.type == REDACTION else None
         return to_lm(Source(event.type, event.state_key, event.content, redacts), sides.names, known, context)
 
     async def _submit(self, pair: Pair, event: DagEvent, sender: str, what: Translated) -> str | None:
@@ -353,6 +362,14 @@ class Inward:
 
         await sides.database.write(work)
         sides.metrics.mirror_losses.labels(direction=INWARD, cause=cause).inc()
+
+
+def _marked(what: Translated, event: DagEvent) -> JsonObject:
+    """The content with its mark: a short one where the whole might make the event too large."""
+    mark = mark_of_dag(event)
+    if len(canonical_json.encode(what.content)) > LARGE_BYTES:
+        mark = {field: mark[field] for field in ("event_id", "room_id")}
+    return {**what.content, SOURCE: mark}
 
 
 def _reason(event: DagEvent) -> str | None:

@@ -86,6 +86,16 @@ class Names:
             return self._original(LM_GHOST_PREFIX, user_id) or user_id
         return user_id
 
+    def known_on_dag(self, user_id: str) -> str | None:
+        """The DAG user for a user ID that somebody on the LM side wrote; ``None`` for one that stands for nobody there.
+
+        Nobody there may speak of the bot, or of a ghost by its DAG name: it would mean somebody else.
+        """
+        if self.is_bot(user_id) or self.is_dag_ghost(user_id):
+            return None
+        named = self.to_dag(user_id)
+        return None if named == user_id and not self.is_person(user_id) else named
+
     def to_lm(self, user_id: str) -> str | None:
         """The LM user for a DAG user ID; ``None`` for the bot, and for a user who cannot be called anything there."""
         if self.is_bot(user_id):

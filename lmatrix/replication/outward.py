@@ -9,6 +9,7 @@ again. So every event is written once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -124,7 +125,7 @@ class Outward:
         if redacts is not None:
             wanted.add(redacts)
         known = await self._sides.database.read(lambda tx: self._sides.store.dag_of(tx, pair.nid, sorted(wanted)))
-        if pdu.event_id in known:
+        if pdu.event_id in known or (redacts is not None and not await self._redacts(pdu, redacts, known)):
             return
         try:
             what = await self._translated(pair, pdu, redacts, known)
@@ -133,6 +134,15 @@ class Outward:
             return
         if isinstance(what, Translated):
             await self._write(pair, room, pdu, what, stored.position)
+
+    async def _redacts(self, pdu: Pdu, target: str, known: Mapping[str, str]) -> bool:
+        """Whether a redaction is to be carried over: not one that took no effect here, nor one of an event that is here
+        and was not carried over itself.
+        """
+        stored = await self._sides.database.read(lambda tx: self._sides.room_store.event(tx, target))
+        if stored is None:
+            return True  # from before our time: that it cannot be mapped is counted
+        return stored.redacted_by == pdu.event_id and target in known
 
     async def _recognise(self, pair: Pair, pdu: Pdu) -> None:
         """An event of our own users came from the DAG side; if it is not known which it was, its mark says so."""
@@ -148,7 +158,9 @@ class Outward:
 
         await sides.database.write(work)
 
-    async def _translated(self, pair: Pair, pdu: Pdu, redacts: str | None, known: Any) -> Translated | Silent:
+    async def _translated(
+        self, pair: Pair, pdu: Pdu, redacts: str | None, known: Mapping[str, str]
+    ) -> Translated | Silent:
         context = DagContext((), {})
         if pdu.type == POWER_LEVELS:
             context = await self._sides.context(pair)

@@ -58,7 +58,9 @@ def power_to_dag(
     """
     users = {user_id: level for user_id, level in _levels(present.get("users")).items() if names.to_lm(user_id) is None}
     for user_id, level in _levels(content.get("users")).items():
-        users[names.to_dag(user_id)] = level
+        named = names.known_on_dag(user_id)
+        if named is not None:
+            users[named] = level
     return {
         **_without_users(content),
         "users": {user_id: level for user_id, level in users.items() if user_id not in creators},

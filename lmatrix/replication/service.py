@@ -60,6 +60,9 @@ whoever accepts or declines earlier was never invited.
 AT_ONCE: Final = 8
 """How many mirrors are followed outward at once: each keeps a piece of a log in memory."""
 
+COMPARED_AT_ONCE: Final = 4
+"""How many are compared at once: each has the whole state of two rooms in memory, after a start."""
+
 INWARD_AT_ONCE: Final = 200
 """How many are carried inward at once: these wait for hubs."""
 
@@ -109,6 +112,7 @@ class MirrorService:
         self._workers: dict[int, _Workers] = {}
         self._outward_places = DeferredSemaphore(AT_ONCE)
         self._inward_places = DeferredSemaphore(INWARD_AT_ONCE)
+        self._comparing_places = DeferredSemaphore(COMPARED_AT_ONCE)
         self._late: _Parts | None = None
         self._caught_up = False
         self._stopped = False
@@ -252,7 +256,11 @@ class MirrorService:
         await self._parts.inward.turn(pair)
         if pair.stage is Stage.OPEN and not pair.recognised:
             self._of(pair).outward.wake()  # which wakes us again
-        await self._parts.agreement.reach(pair)
+        await self._comparing_places.acquire()
+        try:
+            await self._parts.agreement.reach(pair)
+        finally:
+            self._comparing_places.release()
 
     # -- Typing and receipts --
 

@@ -125,7 +125,7 @@ def to_dag(source: Source, names: Names, events: Mapping[str, str], context: Dag
     def powers(content: Mapping[str, Any]) -> JsonObject:
         return power_to_dag(content, names, context.creators, context.power_levels)
 
-    return _translated(source, Renaming(names.to_dag, events), powers, lambda rule: rule)
+    return _translated(source, Renaming(names.known_on_dag, events), powers, lambda rule: rule)
 
 
 def to_lm(source: Source, names: Names, events: Mapping[str, str], context: DagContext) -> Translated | Silent:

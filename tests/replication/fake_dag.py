@@ -368,6 +368,8 @@ class FakeDagServer:
 
     async def send(self, write: DagWrite) -> str:
         assert write.type != "m.room.member"
+        if write.type == "m.room.redaction":
+            self._check_redaction(write)
         if write.type in self.refused_types:
             raise DagRefused(f"nobody writes {write.type} here")
         return await self._write(
@@ -385,6 +387,15 @@ class FakeDagServer:
                 ),
             )
         )
+
+    def _check_redaction(self, write: DagWrite) -> None:
+        """What a client may redact: its own, or anything with the power to."""
+        room = self.rooms[write.room_id]
+        state = self.state(room)
+        needed = (self.content(state, PL) or {}).get("redact", 50)
+        original = self.events_by_id[write.content["redacts"]]
+        if original.sender != write.sender and self.level(room, state, write.sender) < needed:
+            raise DagRefused(f"{write.sender} may not redact that")
 
     def _once(self, room_id: str, sender: str, txn_id: str, do: Callable[[], str]) -> str:
         self._known(sender)

@@ -167,6 +167,7 @@ class MirrorTestCase(SynchronousTestCase):
     """``us.example`` with a DAG server and two people, and two LM servers with one each."""
 
     creators_rule = True
+    version = "I.1"
 
     def setUp(self) -> None:
         self.network = Network()
@@ -209,7 +210,7 @@ class MirrorTestCase(SynchronousTestCase):
 
     def invited_room(self, **plan: Any) -> tuple[str, str]:
         """Bob's room, into which he has invited Alice, who has accepted: LM and DAG room ID."""
-        room_id = self.north.create_room(self.bob, **{"name": "Bob's", "topic": "Things", **plan})
+        room_id = self.north.create_room(self.bob, self.version, **{"name": "Bob's", "topic": "Things", **plan})
         self.do(self.north.floor.local_users.invite(room_id, self.bob, self.alice, "come in"))
         dag_room_id = self.mirror_of(room_id)
         self.dag.join(dag_room_id, self.alice, displayname="Alice")

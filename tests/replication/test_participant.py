@@ -342,3 +342,60 @@ class TrafficTests(MirrorTestCase):
         )
         self.assertEqual(self.dag.typing, [(self.dag_room_id, self.bobs_ghost, True)])
         self.assertEqual(self.dag.read_marks, [(self.dag_room_id, self.bobs_ghost, event.event_id)])
+
+    def test_redactions_by_whom(self) -> None:
+        """A redaction that takes effect on the LM side does so on the DAG side, by whomever; another does not.
+        What was redacted before it was carried over is not carried over, and is no loss.
+        """
+        self.south.join(self.carol, self.room_id, self.north.name)
+        zoe = self.north.user("zoe")
+        self.do(self.north.floor.local_users.join(zoe, self.room_id, [], None))
+        sent = self.successResultOf(self.north.send(self.room_id, self.bob, "by bob"))
+        self.settle()
+        self.do(self.south.floor.local_users.redact(self.room_id, self.carol, sent, None))
+        self.assertEqual(self.dag.bodies(self.dag_room_id), ["by bob"])
+        # Users of one LM server may redact each other's; on the DAG side the bot does it for them.
+        self.do(self.north.floor.local_users.redact(self.room_id, zoe, sent, None))
+        self.assertEqual(self.dag.bodies(self.dag_room_id), [])
+
+        self.dag.unavailable = True
+        sent = self.successResultOf(self.north.send(self.room_id, self.bob, "regretted"))
+        self.settle()
+        self.do(self.north.floor.local_users.redact(self.room_id, self.bob, sent, None))
+        said = self.dag.say(self.dag_room_id, self.alice, "regretted too")
+        self.dag.append(self.dag_room_id, self.alice, "m.room.redaction", {"redacts": said})
+        self.dag.unavailable = False
+        self.pass_time(30)
+        self.assertEqual(self.dag.bodies(self.dag_room_id), [])
+        self.assertEqual(done(self.us.mirrors.statuses())[0].lost, {})
+        self.assert_agree(self.room_id)
+
+    def test_speaking_of_ghosts(self) -> None:
+        """Nobody on the LM side can do anything to the bot, or to a ghost by its DAG name."""
+        levels = dict(self.lm_state(self.north, self.room_id, "m.room.power_levels") or {})
+        forged = {self.dag.bot: -1, self.bobs_ghost: -1, f"@lm.zoe=3anorth.example:{US}": 70}
+        levels["users"] = {**levels["users"], **forged}
+        self.lm_send(self.north, self.room_id, self.bob, "m.room.power_levels", levels, "")
+        users = self.dag.current(self.dag_room_id)["m.room.power_levels", ""].content["users"]
+        self.assertEqual(users, {self.bobs_ghost: 100})
+        for target in (self.dag.bot, self.bobs_ghost):
+            self.lm_send(self.north, self.room_id, self.bob, "m.room.member", {"membership": "ban"}, target)
+        self.assertEqual(self.dag.members(self.dag_room_id, "ban"), set())
+        bot = self.dag.current(self.dag_room_id)["m.room.member", self.dag.bot]
+        self.assertEqual(bot.content["membership"], "join")
+        self.assertEqual(done(self.us.mirrors.statuses())[0].lost, {"unknown_user": 2})
+        self.assert_agree(self.room_id)
+
+    def test_large_messages(self) -> None:
+        """A message that leaves no room for the whole mark is carried over with a short one."""
+        self.dag.say(self.dag_room_id, self.alice, "x" * 64_200)
+        self.settle()
+        last = self.lm_last(self.north, self.room_id)
+        self.assertEqual(set(last.content[SOURCE]), {"event_id", "room_id"})
+        self.assert_agree(self.room_id)
+
+
+class PrototypeTests(TrafficTests):
+    """The same in rooms of the version that the prototypes speak."""
+
+    version = "org.matrix.i-d.ralston-mimi-linearized-matrix.02"
