@@ -10,10 +10,14 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from lmatrix.events.room_versions import PathForm
+from lmatrix.fairness import FairShare
 from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.outgoing import Stores
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import Database, JsonObject, PendingOutcomes
+
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of transactions that were sent and not answered, of all destinations, kept to be sent again as they are."""
 
 
 class TransactionSender(Protocol):
@@ -41,6 +45,7 @@ class DeliveryTools:
         forms: the path form of rooms where it is known; changed in the reactor thread only.
         next_transaction_id: a transaction ID that was never used before.
         one_event: whether a destination takes one event in a transaction only.
+        kept_bytes: what failing destinations' transactions may take up in memory, all together.
     """
 
     database: Database
@@ -54,6 +59,7 @@ class DeliveryTools:
     forms: dict[str, PathForm | None]
     next_transaction_id: Callable[[], str]
     one_event: Callable[[str], bool]
+    kept_bytes: FairShare[str] = attrs.field(factory=lambda: FairShare(MAX_KEPT_BYTES))
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""

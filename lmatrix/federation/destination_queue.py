@@ -33,7 +33,8 @@ of it before the new hub itself does, or after the old one.
 What a peer refuses (4xx, for the content's sake) is sent again in halves, until a single event is found that the peer
 does not take. That event's room, its *lane*, is then held back (``held_back.py``), so that the other rooms go on. A
 transaction that large and that old (:data:`RELEASE_BYTES`, :data:`RELEASE_MS`) is not kept in memory while its
-destination is down: what it carried is sent later under a new ID, and recognised by event ID and LPDU hash.
+destination is down: what it carried is sent later under a new ID, and recognised by event ID and LPDU hash. The same
+goes for one that finds no room among those that other failing destinations' queues keep.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ class DestinationQueue:
         self._alarm: IDelayedCall | None = None
         self._running: Deferred[None] | None = None
         self._held: _Held | None = None
+        self._kept_bytes = 0
         self._health = DestinationHealth(destination, tools)
         self._state_read = False
         self._last_attempt_ms: int | None = None
@@ -510,7 +512,7 @@ class DestinationQueue:
 
     def _let_go(self, outgoing: Outgoing) -> None:
         """The transaction will not be sent again as it is."""
-        self._held = None
+        self._release()
         self._last_kind = outgoing.kind
         self._last_had_lpdus = bool(outgoing.lpdus)
 
@@ -520,9 +522,20 @@ class DestinationQueue:
             return self._tools.policy.min_ms
         pause_ms = self._health.failed(error, at_least_ms=at_least_ms)
         held.busy = 0
-        if not held.outgoing.must_arrive or (pause_ms >= RELEASE_MS and len(held.outgoing.body) > RELEASE_BYTES):
-            self._held = None
+        size = len(held.outgoing.body)
+        if not held.outgoing.must_arrive or (pause_ms >= RELEASE_MS and size > RELEASE_BYTES):
+            self._release()
+        elif not self._kept_bytes and self._tools.kept_bytes.take(self.destination, size):
+            self._kept_bytes = size
+        elif not self._kept_bytes:
+            self._release()
         return pause_ms
+
+    def _release(self) -> None:
+        """Keep the transaction in memory no longer."""
+        self._held = None
+        self._tools.kept_bytes.give_back(self.destination, self._kept_bytes)
+        self._kept_bytes = 0
 
     # -- Alarm ---------------------------------------------------------------------------------------------------------
 

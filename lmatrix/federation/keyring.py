@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,6 +40,10 @@ from lmatrix.federation.server_keys import ServerKeys
 
 MAX_FETCHES_FOR_STRANGERS = 50
 """How many servers are asked at one time for the sake of requests that nobody has authenticated yet."""
+
+
+MAX_LOOKED_FOR_AT_ONCE = 100
+"""How many servers' keys are looked for at one time for one set of events."""
 
 
 class AsksNotaries(Protocol):
@@ -134,7 +138,12 @@ class ServerKeyring:
     # -- The nearest place first --------------------------------------------------------------------------------------
 
     async def _look_for_all(self, missing: Mapping[str, list[str]]) -> dict[str, Mapping[str, KnownKey]]:
-        looked_for = [Deferred.fromCoroutine(self._look_for(server, key_ids)) for server, key_ids in missing.items()]
+        # Who sends us events, or the state of a room, decides how many servers these are.
+        slots = DeferredSemaphore(MAX_LOOKED_FOR_AT_ONCE)
+        looked_for = [
+            slots.run(lambda *one: Deferred.fromCoroutine(self._look_for(*one)), server, key_ids)
+            for server, key_ids in missing.items()
+        ]
         try:
             return dict(zip(missing, await gatherResults(looked_for, consumeErrors=True), strict=True))
         except FirstError as first:

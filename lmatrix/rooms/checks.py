@@ -1,7 +1,8 @@
 """Checking events before they queue: schema, signatures, hashes (I-D "Receiving Events/PDUs", 1 to 3).
 
 Owns: fetching the keys that a set of events needs, all at once, and verifying them. Nothing here waits for a room:
-events of many transactions are checked side by side, and what does not verify never reaches a sequencer.
+events of many transactions are checked side by side, those of different servers in turn, and what does not verify never
+reaches a sequencer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Generic, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from lmatrix.errors import BadSignature, EventDropped, SchemaViolation, UnknownKey
@@ -21,6 +21,7 @@ from lmatrix.events.signatures import KnownKey, keys_wanted
 from lmatrix.events.verification import Verified, verify
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.interfaces import JsonObject, Keyring
+from lmatrix.rooms.turns import Turns
 
 E = TypeVar("E", Lpdu, Pdu)
 
@@ -33,8 +34,8 @@ RECENT_S = 60.0
 """How long ago a server may have told its keys, for an LPDU that is signed with none of them to be refused for good."""
 
 EVENTS_IN_A_TURN = 10
-"""How many events are verified before the reactor gets a turn: about two milliseconds. What comes in must not keep
-waiting what goes out, since as much as comes in has to go out.
+"""How many events are verified, all together, before the reactor gets a turn: about two milliseconds. What comes in must
+not keep waiting what goes out, since as much as comes in has to go out.
 """
 
 
@@ -57,7 +58,7 @@ class EventChecker:
     Args:
         keyring: where keys come from.
         clock: to give the reactor its turn in long runs.
-        metrics: ``events_refused``.
+        metrics: ``events_refused``, ``queue_length``.
     """
 
     log = Logger()
@@ -66,15 +67,21 @@ class EventChecker:
         self._keyring = keyring
         self._clock = clock
         self._metrics = metrics
+        self._turns = Turns(EVENTS_IN_A_TURN, clock=clock, metrics=metrics, name="checks")
 
-    async def check(self, events: Sequence[E]) -> list[Checked[E]]:
+    async def check(self, events: Sequence[E], source: str = "") -> list[Checked[E]]:
         """Verify signatures and hashes, and of LPDUs that they are not dated too far ahead. Never raises for what an
         event holds.
+
+        Args:
+            source: the server for which it is done: these take turns.
         """
         began = self._clock.seconds()
         keys = await self._keyring.keys_for(_all_wanted(events))
         checked: list[Checked[E]] = []
-        for number, event in enumerate(events, start=1):
+        for number, event in enumerate(events):
+            if number % EVENTS_IN_A_TURN == 0:
+                await self._turns.take(source, min(EVENTS_IN_A_TURN, len(events) - number))
             try:
                 self._check_time(event)
                 verified = self._verified(event, keys, began)
@@ -98,8 +105,6 @@ class EventChecker:
                         sender=event.sender,
                     )
                 checked.append(Checked(event, verified.event))
-            if number % EVENTS_IN_A_TURN == 0 and number < len(events):
-                await deferLater(self._clock, 0)
         return checked
 
     def _verified(self, event: E, keys: Mapping[str, Mapping[str, KnownKey]], began: float) -> Verified[E]:

@@ -93,7 +93,7 @@ class Hub:
             StorageFailed, Overloaded: none was taken; trying again later makes sense.
         """
         reign = _hub_event(loaded.room.state)
-        checked = await self._checker.check(lpdus)
+        checked = await self._checker.check(lpdus, origin)
         newness = _Newness(self._store, loaded.room.room_id)
         refused: Mapping[int, Forbidden] = {}
         if any(self._may_be_refused(one) for one in checked):

@@ -293,6 +293,9 @@ class PendingLpduStore(Protocol):
 
     def settle(self, tx: Any, lpdu_event_ids: Sequence[str]) -> None: ...
 
+    def has_so_many(self, tx: Any, hub_server: str, count: int) -> bool:
+        """Whether at least so many (1 or more) wait for a hub."""
+
     def for_hub(self, tx: Any, hub_server: str, after: int, limit: int) -> Sequence[PendingLpdu]:
         """Those with ``pending_id > after``, ascending."""
 
@@ -333,6 +336,9 @@ class InviteStore(Protocol):
     def get(self, tx: Any, user_id: str, room_id: str) -> PendingInvite | None: ...
 
     def for_user(self, tx: Any, user_id: str) -> Sequence[PendingInvite]: ...
+
+    def pending_count(self, tx: Any, user_id: str, room_id: str) -> int:
+        """How many of a user's are pending, not counting one for this room."""
 
     def all_pending(self, tx: Any) -> Sequence[tuple[str, str]]:
         """(user ID, room ID) of everything that is pending."""

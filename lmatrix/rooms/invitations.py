@@ -38,6 +38,9 @@ from lmatrix.rooms.interfaces import (
 )
 from lmatrix.rooms.policy import Invite, Policies
 
+MAX_PENDING = 500
+"""Invites and knocks of one user that may wait for an answer."""
+
 
 class StoredAccounts:
     """The :class:`~lmatrix.rooms.interfaces.LocalDirectory` of a server that keeps its users' accounts itself.
@@ -94,7 +97,7 @@ class Invitations:
             BadRequest: not an invite of one of our users.
             IncompatibleRoomVersion: a room version that we do not know.
             SchemaViolation, BadSignature: the event is malformed or not properly signed.
-            Forbidden: it is not from its hub, or a policy refuses it.
+            Forbidden: it is not from its hub, a policy refuses it, or the user has too many invites already.
             NotFound: there is no such user.
         """
         try:
@@ -106,7 +109,7 @@ class Invitations:
         if origin != (invite.hub_server or invite.sender_server):
             raise Forbidden(f"{origin} is not the hub that this invite names")
         stripped = check_stripped(stripped_state)
-        checked = (await self._checker.check([invite]))[0].event
+        checked = (await self._checker.check([invite], origin))[0].event
         if isinstance(checked, EventDropped):
             raise checked
         await self.check_user(user_id)
@@ -115,6 +118,8 @@ class Invitations:
         signed = add_signature(checked, self._identity.server_name, self._identity.keys)
 
         def work(tx: Any) -> int:
+            if self._store.pending_count(tx, user_id, signed.room_id) >= MAX_PENDING:
+                raise Forbidden(f"{user_id} has {MAX_PENDING} invites that are not answered yet")
             return self._store.put(tx, user_id, signed.room_id, version.identifier, origin, signed, stripped)
 
         stream = await self._database.write(work)

@@ -79,7 +79,7 @@ class Inviter:
             PeerUnreachable, PeerMisbehaved: it gives no usable answer.
         """
         if isinstance(source, Lpdu):
-            verified = (await self._checker.check([source]))[0].event
+            verified = (await self._checker.check([source], server_of(source.sender)))[0].event
             if isinstance(verified, EventDropped):
                 raise verified
             source = verified

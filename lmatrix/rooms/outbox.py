@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from lmatrix.errors import SendFailed
+from lmatrix.errors import Overloaded, SendFailed
 from lmatrix.events.forms import Lpdu, Pdu
 from lmatrix.rooms.interfaces import (
     ClientTransactionStore,
@@ -25,6 +25,11 @@ from lmatrix.rooms.interfaces import (
     PendingLpduStore,
 )
 from lmatrix.rooms.room import RoomDraft
+
+MAX_PENDING = 10_000
+"""LPDUs that may wait for one hub; then its rooms take nothing more from our users until it answers."""
+
+RETRY_AFTER_MS = 60_000
 
 PATIENCE_SECONDS = 30.0
 """How long a local user's request waits for the hub; the LPDU stays pending beyond it."""
@@ -78,10 +83,13 @@ class Outbox:
         Raises:
             SendFailed: the hub refused it, or has not answered yet (then it is still pending, and will be sent).
             StorageFailed: it could not be stored. If it is on disk all the same, it is pending, and will be sent.
+            Overloaded: too many wait for that hub; it is not pending.
         """
         now_ms = int(self._clock.seconds() * 1000)
 
         def work(tx: Any) -> None:
+            if self._store.has_so_many(tx, hub_server, MAX_PENDING):
+                raise Overloaded(RETRY_AFTER_MS, f"too much waits for {hub_server}, which does not answer")
             self._store.add(tx, lpdu, hub_server)
             if client_transaction is not None:
                 user_id, device_id, txn_id = client_transaction

@@ -123,7 +123,7 @@ class Participant:
 
     async def _verified(self, loaded: LoadedRoom, pdus: Sequence[Pdu]) -> tuple[list[Pdu], list[Followed]]:
         """The events that verify; and from the first on that cannot be verified yet, those that must wait."""
-        checked = await self._checker.check(pdus)
+        checked = await self._checker.check(pdus, loaded.room.hub_server)
         unknown = {one.received.event_id for one in checked if isinstance(one.event, UnknownKey)}
         if unknown:
             held = await self._database.read(lambda tx: self._store.events(tx, sorted(unknown)))

@@ -146,6 +146,7 @@ class SqliteDatabase:
         if self._state != "running":
             return fail(ShuttingDown("the database is closed"))
         if lane.waiting >= lane.max_waiting:
+            lane.shed.inc()
             return fail(Overloaded(RETRY_AFTER_MS, "The database has too much to do. Try again later."))
         answer: Deferred[T] = Deferred()
         lane.accepted(self._reactor.seconds())
@@ -287,6 +288,7 @@ class _Lane:
         self.max_waiting = max_waiting
         self.waiting = 0
         self.moved = 0.0  # when something was finished, or came when nothing was waiting
+        self.shed = metrics.shed.labels(what=name)
         self._gauge = metrics.queue_length.labels(queue=name)
 
     def accepted(self, now: float) -> None:

@@ -82,6 +82,13 @@ class SqlInviteStore:
         rows = tx.rows(f"SELECT {_COLUMNS} FROM invites WHERE user_id = ? AND pending = 1 ORDER BY stream", (user_id,))  # noqa: S608
         return [_invite(row) for row in rows]
 
+    def pending_count(self, tx: Transaction, user_id: str, room_id: str) -> int:
+        """How many of a user's are pending, not counting one for this room."""
+        [(count,)] = tx.rows(
+            "SELECT COUNT(*) FROM invites WHERE user_id = ? AND pending = 1 AND room_id <> ?", (user_id, room_id)
+        )
+        return int(count)
+
     def all_pending(self, tx: Transaction) -> list[tuple[str, str]]:
         """User and room of everything that is pending."""
         return [

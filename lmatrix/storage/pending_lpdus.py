@@ -49,6 +49,11 @@ class SqlPendingLpduStore:
             "DELETE FROM pending_lpdus WHERE lpdu_event_id = ?", [(event_id,) for event_id in lpdu_event_ids]
         )
 
+    def has_so_many(self, tx: Transaction, hub_server: str, count: int) -> bool:
+        """Whether at least so many wait for a hub."""
+        sql = "SELECT 1 FROM pending_lpdus WHERE hub_server = ? ORDER BY pending_id LIMIT 1 OFFSET ?"
+        return tx.row(sql, (hub_server, count - 1)) is not None
+
     def for_hub(self, tx: Transaction, hub_server: str, after: int, limit: int) -> list[PendingLpdu]:
         """Those for one hub with a number above ``after``, ascending."""
         rows = tx.rows(

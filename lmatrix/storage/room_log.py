@@ -16,6 +16,9 @@ from lmatrix.storage.engine import Transaction
 from lmatrix.storage.rows import EVENT, find_room, select_in, stored_event, stored_events
 from lmatrix.storage.runs import open_run, reach_down
 
+MAX_EVIDENCE = 1000
+"""Pieces of evidence that are kept about one room."""
+
 
 class SqlRoomStore:
     """See :class:`~lmatrix.rooms.interfaces.RoomStore`.
@@ -175,10 +178,10 @@ class SqlRoomStore:
         return [room_id for (room_id,) in tx.rows("SELECT room_id FROM rooms ORDER BY room_nid")]
 
     def add_evidence(self, tx: Transaction, evidence: Evidence) -> None:
-        """Keep evidence against a hub."""
+        """Keep evidence against a hub, unless there is more than enough of it: a room's first pieces stay."""
         tx.execute(
             "INSERT INTO evidence (room_id, kind, event_id, event, against, reason, seen_ts)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            " SELECT ?, ?, ?, ?, ?, ?, ? WHERE (SELECT COUNT(*) FROM evidence WHERE room_id = ?) < ?",
             (
                 evidence.room_id,
                 evidence.kind,
@@ -187,6 +190,8 @@ class SqlRoomStore:
                 evidence.against,
                 evidence.reason,
                 evidence.seen_ts,
+                evidence.room_id,
+                MAX_EVIDENCE,
             ),
         )
 

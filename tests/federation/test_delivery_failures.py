@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.errors import PeerMisbehaved
 from lmatrix.federation.backoff import BackoffPolicy
+from lmatrix.federation.delivery_tools import MAX_KEPT_BYTES
 from tests.federation.delivery_bench import OK, OTHER, PEER, START, Bench, Request
 
 
@@ -136,6 +137,26 @@ class FailingTests(SynchronousTestCase):
         self.bench.delivery.heard_from(PEER)
         self.wait(1.5)
         self.assertEqual(1, len(self.bench.peers.open), "the old wait does not last")
+
+    def test_what_failing_destinations_keep_is_bounded(self) -> None:
+        """A transaction that finds no room in memory is made anew for the next attempt; nothing is lost by that."""
+        self.bench.delivery._tools.kept_bytes.take("elsewhere", MAX_KEPT_BYTES)
+        self.bench.advanced(self.room)
+        first = self.bench.peers.last()
+        first.unreachable()
+        self.bench.say(self.room, "b")
+        self.bench.clock.advance(1)
+        second = self.bench.peers.last()
+        self.assertNotEqual(first.transaction_id, second.transaction_id)
+        self.assertEqual(["a", "b"], second.texts)
+        self.bench.delivery._tools.kept_bytes.give_back("elsewhere", MAX_KEPT_BYTES)
+        second.unreachable()
+        self.assertEqual(self.bench.delivery._tools.kept_bytes.taken, len(second.body))
+        self.bench.clock.advance(2)
+        third = self.bench.peers.last()
+        self.assertEqual(second.transaction_id, third.transaction_id)
+        third.ok()
+        self.assertEqual(self.bench.delivery._tools.kept_bytes.taken, 0)
 
     def test_try_later(self) -> None:
         """What the peer cannot take yet is sent again after longer and longer pauses, and all of its room that follows

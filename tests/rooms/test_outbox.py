@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 
 from lmatrix.canonical_json import parse
-from lmatrix.errors import SendFailed, StorageFailed
+from lmatrix.errors import Overloaded, SendFailed, StorageFailed
 from lmatrix.rooms.local_users import ClientTransaction
-from lmatrix.rooms.outbox import PATIENCE_SECONDS
+from lmatrix.rooms.outbox import MAX_PENDING, PATIENCE_SECONDS
 from tests.rooms.network import NetworkTestCase, done, result_of
 
 
@@ -56,6 +58,35 @@ class OutboxTests(NetworkTestCase):
         self.assertEqual(self.hub.log(self.room_id)[-1].event_id, self.successResultOf(again))
         for server in self.network.servers.values():
             self.assertEqual(["patience"], server.bodies(self.room_id))
+
+    def test_what_waits_for_a_hub_is_bounded(self) -> None:
+        """A hub that is away for long does not fill the disk: the user is told to wait, and nothing more is kept."""
+        self.network.unreachable.add(self.hub.name)
+        waiting = self.north.send(self.room_id, self.bob, "first")
+        waiting.addErrback(lambda _: None)
+
+        def fill(tx: Any) -> None:
+            columns = "room_id, room_version, hub_server, sender, lpdu_hash, canonical"
+            tx.execute(
+                f"INSERT INTO pending_lpdus ({columns}, lpdu_event_id)"
+                " WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+                f" SELECT {columns}, '$' || n FROM pending_lpdus, numbers",
+                (MAX_PENDING - 1,),
+            )
+
+        result_of(self.north.database.write(fill))
+        error = self.failureResultOf(self.north.send(self.room_id, self.bob, "one too many"), Overloaded).value
+        self.assertGreater(error.retry_after_ms, 0)
+        self.assertTrue(
+            result_of(
+                self.north.database.read(lambda tx: self.north.pending.has_so_many(tx, self.hub.name, MAX_PENDING))
+            )
+        )
+        self.assertFalse(
+            result_of(
+                self.north.database.read(lambda tx: self.north.pending.has_so_many(tx, self.hub.name, MAX_PENDING + 1))
+            )
+        )
 
     def test_the_echo_may_come_first(self) -> None:
         """When the event arrives before the hub's answer the user hears at once, and the answer changes nothing."""

@@ -15,6 +15,7 @@ from lmatrix.events.forms import Lpdu
 from lmatrix.events.room_versions import room_version
 from lmatrix.policies.builtin import BLOCKED, BlockedRooms
 from lmatrix.rooms.history import History
+from lmatrix.rooms.invitations import MAX_PENDING
 from lmatrix.rooms.policy import Invite, Kind, LocalAction, NoPolicies, ProposedEvent
 from lmatrix.storage.sharing import SqlSharingStore
 from tests.rooms.network import NetworkTestCase, Server, done
@@ -305,6 +306,28 @@ class InvitePolicyTests(PolicyCase):
         done(self.hub.floor.local_users.invite(room_id, self.alice, dave, None))
         self.network.settle()
         self.assertEqual(self.membership(self.hub, room_id, dave), "invite")
+
+    def test_too_many_are_refused(self) -> None:
+        """A flood of invites ends where nobody could answer them all; a repeated one takes its own place."""
+        self.policies[self.north].refuse = lambda subject: False
+        room_id = self.hub.create_room(self.alice, preset=Preset.PRIVATE_CHAT)
+        users = self.hub.floor.local_users
+        done(users.invite(room_id, self.alice, self.bob, None))
+
+        def fill(tx: Any) -> None:
+            columns = "user_id, room_version, hub_server, pending, canonical, stripped_state"
+            tx.execute(
+                f"INSERT INTO invites ({columns}, room_id, stream)"
+                " WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+                f" SELECT {columns}, '!' || n || ':x', stream + 1000 + n FROM invites, numbers",
+                (MAX_PENDING - 1,),
+            )
+
+        result = self.north.database.write(fill)
+        self.successResultOf(result)
+        other = self.hub.create_room(self.alice)
+        self.assertIn("not answered yet", self.refused(users.invite(other, self.alice, self.bob, None), PeerRefused))
+        done(users.invite(room_id, self.alice, self.bob, "again"))
 
     def test_from_servers_that_share_a_room(self) -> None:
         """The store knows who shares a room with us; a room that was left is none."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmatrix.errors import NotFound
 from lmatrix.rooms.interfaces import Evidence, RoomAppend, ServerSpan, SpanChange, Standing
+from lmatrix.storage.room_log import MAX_EVIDENCE
 from tests.storage.logs import ALICE, BOB, ROOM, VERSION, StorageTestCase, ids, member, pdu, placed
 
 
@@ -123,6 +126,19 @@ class RoomTests(StorageTestCase):
         for evidence in (one, Evidence("!other:x", "gap", None, b"", None, "", 1), two):
             self.write(lambda tx, evidence=evidence: self.rooms.add_evidence(tx, evidence))
         self.assertEqual(self.read(lambda tx: self.rooms.evidence(tx, ROOM)), [one, two])
+
+    def test_evidence_is_bounded(self) -> None:
+        """A hub that does wrong without end fills no disk: a room's first pieces stay, another room's are kept."""
+
+        def add(tx: Any) -> None:
+            for number in range(MAX_EVIDENCE + 5):
+                self.rooms.add_evidence(tx, Evidence(ROOM, "fork", f"${number}", b"{}", None, "", number))
+            self.rooms.add_evidence(tx, Evidence("!other:x", "fork", "$x", b"{}", None, "", 1))
+
+        self.write(add)
+        kept = self.read(lambda tx: self.rooms.evidence(tx, ROOM))
+        self.assertEqual([one.seen_ts for one in kept], list(range(MAX_EVIDENCE)))
+        self.assertEqual(len(self.read(lambda tx: self.rooms.evidence(tx, "!other:x"))), 1)
 
 
 class RedactionTests(StorageTestCase):
