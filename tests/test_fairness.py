@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.fairness import FairShare, TurnQueue
+
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no fault of what is tested."""
 
 
 class FairShareTests(SynchronousTestCase):
@@ -41,6 +44,7 @@ class FairShareTests(SynchronousTestCase):
         with self.assertRaises(ValueError):
             share.give_back("b")
 
+    @_PATIENT
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), st.booleans()), max_size=80))
     def test_nobody_holds_more_than_is_left(self, steps: list[tuple[int, int, bool]]) -> None:
         """At the moment in which a caller gets something, it holds no more than was left; the sum is never exceeded."""
@@ -94,6 +98,7 @@ class TurnQueueTests(SynchronousTestCase):
         self.assertEqual(self.take(queue, 10), [("b", 2)])
         self.assertEqual(self.take(queue, 10), [])
 
+    @_PATIENT
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=60), st.integers(1, 12))
     def test_nothing_is_lost_and_each_stays_in_order(self, puts: list[tuple[int, int]], limit: int) -> None:
         """Everything comes out once, each caller's things in the order in which they were put in."""

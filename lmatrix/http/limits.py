@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 
 import attrs
@@ -184,13 +184,15 @@ class Place:
     Args:
         share: all places.
         holder: whom it counts for.
+        shed: called when there is none for a holder.
 
     Raises:
         Overloaded: there is none for this holder.
     """
 
-    def __init__(self, share: FairShare[Hashable], holder: Hashable) -> None:
+    def __init__(self, share: FairShare[Hashable], holder: Hashable, shed: Callable[[], None]) -> None:
         self._share = share
+        self._shed = shed
         self._holder: Hashable | None = None
         self._take(holder)
 
@@ -212,5 +214,6 @@ class Place:
 
     def _take(self, holder: Hashable) -> None:
         if not self._share.take(holder):
+            self._shed()
             raise Overloaded(_RETRY_AFTER_MS)
         self._holder = holder

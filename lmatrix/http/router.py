@@ -245,16 +245,13 @@ class Router:
         table = endpoint.table
         if self._stopping:
             raise ShuttingDown("the server is shutting down")
-        try:
-            if not endpoint.route.long_poll:
-                # Where each request stands for itself, only the whole is bounded.
-                holder: Hashable = ("address", request.client_address) if table.shared_out else id(request)
-                request.place = Place(self._in_flight[table.api], holder)
-            elif len(self._long_polls.get(table.api, ())) >= table.max_long_polls:
-                raise Overloaded(_RETRY_AFTER_MS)
-        except Overloaded:
+        if not endpoint.route.long_poll:
+            # Where each request stands for itself, only the whole is bounded.
+            holder: Hashable = ("address", request.client_address) if table.shared_out else id(request)
+            request.place = Place(self._in_flight[table.api], holder, lambda: self.shed(table.api))
+        elif len(self._long_polls.get(table.api, ())) >= table.max_long_polls:
             self.shed(table.api)
-            raise
+            raise Overloaded(_RETRY_AFTER_MS)
 
     def _run(self, exchange: _Exchange, request: JsonRequest, endpoint: Endpoint) -> None:
         running = Deferred.fromCoroutine(_answered(endpoint.route.handler, request))

@@ -34,8 +34,8 @@ RECENT_S = 60.0
 """How long ago a server may have told its keys, for an LPDU that is signed with none of them to be refused for good."""
 
 EVENTS_IN_A_TURN = 10
-"""How many events are verified, all together, before the reactor gets a turn: about two milliseconds. What comes in must
-not keep waiting what goes out, since as much as comes in has to go out.
+"""How many events are verified, all together, before the reactor gets a turn: about two milliseconds. What comes in
+must not keep waiting what goes out, since as much as comes in has to go out.
 """
 
 

@@ -250,7 +250,7 @@ class BoundTests(SynchronousTestCase):
         while self.handler.waiting:
             self.handler.waiting.pop().callback(None)
         self.assertEqual(site.router.requests_in_flight, 0)
-        self.assertEqual(metrics.registry.get_sample_value("lmatrix_shed_total", {"what": "test"}), 4)
+        self.assertEqual(metrics.registry.get_sample_value("lmatrix_shed_total", {"what": "test"}), 10)
 
     def test_long_polls_have_a_bound_of_their_own(self) -> None:
         """Waiting clients do not take the places of working ones."""

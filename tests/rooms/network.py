@@ -381,6 +381,8 @@ class Server:
     def join(self, user_id: str, room_id: str, *via: str) -> str:
         """Join a room, and deliver what follows."""
         joining = Deferred.fromCoroutine(self.floor.local_users.join(user_id, room_id, via, None))
+        # The checking of the room's state takes some turns of the reactor.
+        self.network.clock.pump([0] * 10)
         self.network.settle()
         self.network.clock.pump([0] * 100)
         return result_of(joining)

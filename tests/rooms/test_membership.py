@@ -208,6 +208,7 @@ class JoinTests(NetworkTestCase):
             joining = Deferred.fromCoroutine(
                 self.north.floor.local_users.join(self.bob, room_id, (self.hub.name,), None)
             )
+            self.network.clock.pump([0] * 10)
             self.failureResultOf(joining, PeerMisbehaved)
             self.assertIsNone(done(self.north.floor.rooms.load(room_id)), how)
 
