@@ -74,12 +74,11 @@ class LinearizedMatrix:
     log = Logger()
 
     def __init__(self, config: ModuleConfig, api: Any) -> None:
-        internals = Internals(api)
         self.server: HostedServer | None = None
-        if internals.worker_name != config.worker_to_run_on:
+        if api.worker_name != config.worker_to_run_on:
             return
         logs.install()
-        self.server = HostedServer(config, internals)
+        self.server = HostedServer(config, Internals(api))
         self.server.install()
 
     @staticmethod
@@ -184,7 +183,7 @@ class HostedServer:
         await self._core.open()
         self.log.info("data are in {path}", path=str(self._config.database.path))
         self._listeners.open()
-        self._endpoints.ready = True
+        self._endpoints.begin()
         await self._mirrors.start()
         self._follower.start()
         await self._core.deliver()
@@ -206,6 +205,7 @@ class HostedServer:
 
     def _failed(self, failure: Any) -> None:
         # Synapse goes on without us: it has other rooms, and users who are in them.
+        self._endpoints.give_up()
         if failure.check(LMatrixError):
             self.log.critical("lmatrix cannot start: {reason}", reason=str(failure.value))
         else:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
+from twisted.python.failure import Failure
 
 from lmatrix.http.errors import refusal
 from lmatrix.http.router import Router
@@ -77,12 +78,12 @@ class FederationEndpoints:
         router: answers requests for them.
         holds: which rooms are ours.
 
-    Attributes:
-        ready: whether requests can be answered yet.
+    Requests wait until :meth:`begin` was called, and go to Synapse or are refused once :meth:`give_up` was.
     """
 
     def __init__(self, internals: Internals, table: RouteTable, router: Router, holds: Holds) -> None:
-        self.ready = False
+        self._ready: bool | None = None
+        self._waiting: list[Deferred[None]] = []
         self._internals = internals
         self._table = table
         self._router = router
@@ -91,6 +92,28 @@ class FederationEndpoints:
     def install(self) -> None:
         """Have Synapse serve them on every federation port that it opens from now on."""
         self._internals.serve_first(GROUP, self._servlet)
+
+    def begin(self) -> None:
+        """Requests can be answered from now on."""
+        self._decide(True)
+
+    def give_up(self) -> None:
+        """Requests cannot be answered, and will not be."""
+        if self._ready is None:
+            self._decide(False)
+
+    def _decide(self, ready: bool) -> None:
+        self._ready = ready
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
+
+    async def _is_ready(self) -> bool:
+        if self._ready is None:
+            decided: Deferred[None] = Deferred()
+            self._waiting.append(decided)
+            await decided
+        return bool(self._ready)
 
     def _servlet(self, **made_with: Any) -> _Servlet:
         return _Servlet(self, made_with)
@@ -112,7 +135,10 @@ class FederationEndpoints:
             resource.register_paths(route.method, (pattern,), callback, f"lmatrix_{route.name}")
 
     async def _is_ours(self, room_id: str) -> bool:
-        return self.ready and await self._internals.outside(lambda: self._holds(room_id))
+        async def look() -> bool:
+            return await self._is_ready() and await self._holds(room_id)
+
+        return await self._internals.outside(look)
 
     async def _answer(self, request: Any, **_params: str) -> None:
         """Answer one of Synapse's requests; returns when the answer is out, which Synapse takes as "has been dealt
@@ -122,15 +148,19 @@ class FederationEndpoints:
 
     async def _rendered(self, request: Any) -> None:
         over: Deferred[None] = request.notifyFinish()
-        if self.ready:
+        over.addErrback(_client_gone)
+        ready = await self._is_ready()
+        if over.called:
+            return
+        if ready:
             self._router.render(request)
         else:
-            self._router.refuse(request, refusal(503, "M_UNKNOWN", "The server is starting."))
-        try:
-            await over
-        except ConnectionClosed:
-            # The client has gone; the router sees to what that means.
-            return
+            self._router.refuse(request, refusal(503, "M_UNKNOWN", "This server cannot do that now."))
+        await over
+
+
+def _client_gone(failure: Failure) -> Failure | None:
+    return None if isinstance(failure.value, ConnectionClosed) else failure
 
 
 class _Servlet:

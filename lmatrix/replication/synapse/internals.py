@@ -126,12 +126,6 @@ class Internals:
         """Synapse's, and so ours."""
         return str(self._api.server_name)
 
-    @property
-    def worker_name(self) -> str | None:
-        """The name of this process; ``None`` for the main one."""
-        name: str | None = self._api.worker_name
-        return name
-
     def signing_keys(self) -> tuple[SigningKey, ...]:
         """The keys that Synapse signs with. Raises :class:`~lmatrix.crypto.keys.InvalidKey`."""
         return tuple(SigningKey.generate(key.version, bytes(key)) for key in self._hs.config.key.signing_key)
