@@ -14,19 +14,19 @@ class FuzzTests(SynchronousTestCase):
     """No 500, no error in the log, nothing that stays, nothing stored that was refused."""
 
     def test_servers(self) -> None:
-        run(CAMPAIGNS["servers"], 60)
+        run(CAMPAIGNS["servers"], 50)
 
     def test_clients(self) -> None:
-        run(CAMPAIGNS["clients"], 35)
+        run(CAMPAIGNS["clients"], 30)
 
     def test_operators(self) -> None:
         run(CAMPAIGNS["operators"], 12)
 
     def test_lying_servers(self) -> None:
-        run(CAMPAIGNS["lying_servers"], 45)
+        run(CAMPAIGNS["lying_servers"], 35)
 
     def test_lying_hubs(self) -> None:
-        run(CAMPAIGNS["lying_hubs"], 30)
+        run(CAMPAIGNS["lying_hubs"], 25)
 
     def test_bytes_on_the_wire(self) -> None:
-        run(CAMPAIGNS["bytes_on_the_wire"], 30)
+        run(CAMPAIGNS["bytes_on_the_wire"], 25)
