@@ -135,8 +135,10 @@ class Elsewhere:
         """Nothing is kept open."""
 
 
-class LoadSheddingTests(SynchronousTestCase):
-    """A room with users of two other servers, of which one floods it."""
+class WholeHubCase(SynchronousTestCase):
+    """A whole server, and a room there with users of two other servers."""
+
+    config = _CONFIG
 
     def setUp(self) -> None:
         self.clock = Reactor()
@@ -153,7 +155,7 @@ class LoadSheddingTests(SynchronousTestCase):
         self.database = SlowDatabase(clock=self.clock, commit_seconds=lambda: COMMIT_SECONDS)
         self.store = Stores.create()
         self.server = build_server(
-            parse_config(_CONFIG, "lmatrix.yaml", directory),
+            parse_config(self.config, "lmatrix.yaml", directory),
             self.clock,
             rng=random.Random(1),
             outside=Outside(
@@ -161,6 +163,7 @@ class LoadSheddingTests(SynchronousTestCase):
                 transport=Elsewhere({NOISY: self.noisy, QUIET: self.quiet}, self.clock),  # type: ignore[arg-type]
                 resolver=StaticRoutes(),
             ),
+            reread=lambda: parse_config(self.config, "lmatrix.yaml", directory),
         )
         self.finish(self.server.start())
         creating = self.server.rooms.local_users.create_room(ALICE, "I.1", RoomPlan(preset=Preset.PUBLIC_CHAT))
@@ -217,6 +220,10 @@ class LoadSheddingTests(SynchronousTestCase):
 
     def metric(self, name: str, **labels: str) -> float:
         return self.server.metrics.registry.get_sample_value(f"lmatrix_{name}", labels) or 0
+
+
+class LoadSheddingTests(WholeHubCase):
+    """One of the two servers floods the hub."""
 
     def test_a_flood(self) -> None:
         """Forty transactions at once, where eight have room: the rest is told when to come back, another server and

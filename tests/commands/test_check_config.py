@@ -88,6 +88,20 @@ class FileProblems(GenerateTestCase):
         (problem,) = self.problems(output)
         self.assertIn("cannot be read", problem)
 
+    def test_policy_modules(self) -> None:
+        """A module that is not there, or does not like its configuration, and one that is fine."""
+        output = self.generate().output
+        written = output.read_text()
+        for module, words in (
+            ("no.such.module.Policy", "No module named"),
+            ("tests.policies.modules_to_load.Picky", "`colour` is missing"),
+            ("tests.policies.modules_to_load.Good", None),
+        ):
+            output.write_text(written.replace("policies:\n", f"policies:\n  modules: [{{module: {module}}}]\n"))
+            problems = self.problems(output)
+            self.assertEqual(len(problems), 0 if words is None else 1, problems)
+            self.assertIn(words or "", "".join(problems))
+
     def test_data_directory(self) -> None:
         """A database whose directory is not there."""
         output = self.generate().output

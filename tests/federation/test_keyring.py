@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.crypto.keys import VerifyKey
 from lmatrix.crypto.retired_keys import RetiredKey
+from lmatrix.errors import PeerUnreachable
 from lmatrix.events.signatures import KnownKey
 from lmatrix.federation.key_fetching import (
     FETCH_TIMEOUT_S,
@@ -20,7 +21,7 @@ from lmatrix.federation.key_fetching import (
     SLOWNESS_FACTOR,
     KeyFetcher,
 )
-from lmatrix.federation.keyring import MAX_FETCHES_FOR_STRANGERS, ServerKeyring
+from lmatrix.federation.keyring import MAX_FETCHES_FOR_STRANGERS, MAX_LOOKED_FOR_AT_ONCE, ServerKeyring
 from lmatrix.federation.own_keys import OwnKeys
 from tests.federation.fakes import (
     DAY_MS,
@@ -84,6 +85,20 @@ class KeyringTests(SynchronousTestCase):
         self.client.answers[THEM] = published_keys(THEM, keys, **changes)
 
     # -- Our own ------------------------------------------------------------------------------------------------------
+
+    def test_many_servers_are_asked_some_at_a_time(self) -> None:
+        """The state of a room may name thousands of servers: they are asked in turn, and all of them are."""
+        servers = [f"s{number}.example" for number in range(2 * MAX_LOOKED_FOR_AT_ONCE + 10)]
+        for server in servers:
+            self.client.answers[server] = Deferred()
+        asking = self.asking_for({server: {"ed25519:1"} for server in servers})
+        self.assertEqual(self.client.asked, servers[:MAX_LOOKED_FOR_AT_ONCE])
+        for number, server in enumerate(servers):
+            self.assertNoResult(asking)
+            self.client.answers[server].errback(PeerUnreachable(server, "gone"))
+            expected = min(len(servers), MAX_LOOKED_FOR_AT_ONCE + number + 1)
+            self.assertEqual(self.client.asked, servers[:expected])
+        self.assertEqual(self.successResultOf(asking), {server: {} for server in servers})
 
     def test_own_keys(self) -> None:
         """Our own keys are at hand; the retired one serves for events only."""
