@@ -155,8 +155,21 @@ class RoomsFloor:
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus, clock)
         outbox.attach(resender.stored)
         recovery = Recovery(
-            identity, rooms, participant, resender, database, stores.restoration, keyring, peers, clock, metrics
+            identity,
+            rooms,
+            participant,
+            resender,
+            database,
+            stores.restoration,
+            stores.rooms,
+            checker,
+            keyring,
+            peers,
+            clock,
+            rng,
+            metrics,
         )
+        rooms.attach(recovery.confirm)
         listener = HeadListener(
             identity, rooms, participant, recovery, checker, keyring, database, stores.rooms, peers, clock, metrics
         )

@@ -40,13 +40,12 @@ from lmatrix.canonical_json import encode
 from lmatrix.errors import (
     BadRequest,
     BadSignature,
-    EventDropped,
     LMatrixError,
     PeerError,
     PeerRefused,
     UnsupportedRoomVersion,
 )
-from lmatrix.events.signatures import Form, RequiredSignature, required_signatures
+from lmatrix.events.forms import Pdu
 from lmatrix.metrics import Metrics
 from lmatrix.rooms.checks import EventChecker
 from lmatrix.rooms.evidence_judgement import hub_of
@@ -291,11 +290,12 @@ class HeadListener:
         hubs = None if given is None else await self._statement_of(hub, room)
         before = room.head_position
         reached = await self._participant.reach(loaded, head, statement.server)
-        if reached is Reached.HELD and given is not None:
+        if reached is Reached.HELD and given is not None and await self._is_by(room, head, hub):
             await self._withheld(loaded, before, statement, hubs)
         elif reached is Reached.HELD:
             self.log.info(
-                "{room_id}: {hub} does not answer; {server} gave what was missing up to {head}",
+                "{room_id}: {hub} does not give it, or is not the hub any more; {server} gave what was missing up to"
+                " {head}",
                 room_id=room.room_id,
                 hub=hub,
                 server=statement.server,
@@ -311,6 +311,11 @@ class HeadListener:
             )
         return reached
 
+    async def _is_by(self, room: Room, event_id: str, hub: str) -> bool:
+        """Whether that hub put the event into the room. Who was the hub, and is not any more, need not have it."""
+        stored = await self._database.read(lambda tx: self._store.event(tx, event_id))
+        return stored is not None and hub_of(Pdu.from_canonical(stored.canonical, room.version)) == hub
+
     async def _withheld(
         self, loaded: LoadedRoom, before: int, statement: HeadStatement, hubs: HeadStatement | None
     ) -> None:
@@ -325,7 +330,8 @@ class HeadListener:
     async def _as_hub(self, loaded: LoadedRoom, statement: HeadStatement) -> Reached:
         room, server, head = loaded.room, statement.server, statement.head
         try:
-            raws = await self._peers.backfill(server, room.version, room.room_id, head, 1)
+            if await self._recovery.named(room, server, head):
+                return Reached.NOT_YET
         except PeerError as error:
             self.log.info(
                 "{room_id}: {server} does not show {head}: {error}",
@@ -335,21 +341,8 @@ class HeadListener:
                 error=error,
             )
             return Reached.NOT_YET
-        for pdu in self._checker.parse_pdus(raws, room.version):
-            if pdu.event_id != head or pdu.room_id != room.room_id:
-                continue
-            checked = (await self._checker.check([pdu]))[0].event
-            if isinstance(checked, EventDropped):
-                break
-            ours = RequiredSignature(self._identity.server_name, Form.PDU)
-            if hub_of(checked) == self._identity.server_name and ours in required_signatures(checked):
-                await self._recovery.hold(
-                    room.room_id, f"{server} holds {head}, which this server has signed and does not hold"
-                )
-                return Reached.NOT_YET
-            # Made by another hub: perhaps we have forgotten that we gave the room away.
-            return await self._participant.reach(loaded, head, server)
-        return Reached.DENIED
+        # Made by another hub, if it is one: perhaps we have forgotten that we gave the room away.
+        return await self._participant.reach(loaded, head, server)
 
     async def _holds(self, room: Room, event_id: str) -> bool:
         if room.head_event_id == event_id:

@@ -5,7 +5,10 @@ one history. A database that is an older copy does not know what was appended si
 would give its last event a second successor.
 
 How a room comes to be held: the database bears the mark of a copy (:mod:`lmatrix.storage.restoration`), and then all
-rooms are, before anybody is let in; or somebody names an event that we have signed and do not hold.
+rooms are, before anybody is let in; or somebody names an event that we have signed and do not hold. Some are asked for
+that: before a hub puts the first event into a room since it was started, it asks a few of those who are in it for
+their heads (:meth:`Recovery.confirm`), for a copy may bear no mark. That takes a request's time, once, and two seconds
+at most.
 
 While a room is held and we are its hub, nothing new is put into it, and nothing is signed for it (:attr:`Room.held`,
 looked at in :mod:`lmatrix.rooms.sequencing`); what comes is answered "later". Every server with a joined user is asked
@@ -29,6 +32,7 @@ and the room is released, since every further event is a fork for those who hold
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from random import Random
 from typing import Any
 
 import attrs
@@ -40,6 +44,7 @@ from twisted.python.failure import Failure
 from lmatrix.errors import (
     BadRequest,
     BadSignature,
+    EventDropped,
     LMatrixError,
     NotFound,
     PeerError,
@@ -49,13 +54,16 @@ from lmatrix.errors import (
     UnsupportedRoomVersion,
 )
 from lmatrix.metrics import Metrics
+from lmatrix.rooms.checks import EventChecker
+from lmatrix.rooms.evidence_judgement import hub_of
 from lmatrix.rooms.head_statements import HeadStatement, check
 from lmatrix.rooms.identity import ServerIdentity
-from lmatrix.rooms.interfaces import Database, Keyring, Peers
+from lmatrix.rooms.interfaces import Database, Keyring, Peers, RoomStore
 from lmatrix.rooms.participant import Participant, Reached
 from lmatrix.rooms.registry import LoadedRoom, Rooms
 from lmatrix.rooms.resending import Resender
 from lmatrix.rooms.restoration_store import HeldRoom, RestorationStore
+from lmatrix.rooms.room import Room
 
 FIRST_PAUSE_SECONDS = 2.0
 """How long to wait before those who did not answer are asked again; doubled each time,"""
@@ -65,6 +73,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 SOON_SECONDS = 1.0
 """How soon a server is asked again that shows life."""
+
+CONFIRMED_BY = 3
+"""How many servers are asked before the first event,"""
+
+CONFIRM_SECONDS = 2.0
+"""and for how long."""
 
 ROOMS_AT_A_TIME = 4
 SERVERS_AT_A_TIME = 16
@@ -99,9 +113,10 @@ class Recovery:
         rooms: holds and releases them.
         participant: appends what comes back.
         resender: told when a room is released: pending LPDUs may have waited for that.
-        database, store: what is held, on disk.
-        keyring, peers: to ask others.
+        database, store, room_store: what is held back, and what we hold, on disk.
+        checker, keyring, peers: to ask others, and to verify what they say.
         clock: for the pauses.
+        rng: who is asked.
         metrics: ``held_rooms``.
     """
 
@@ -115,9 +130,12 @@ class Recovery:
         resender: Resender,
         database: Database,
         store: RestorationStore,
+        room_store: RoomStore,
+        checker: EventChecker,
         keyring: Keyring,
         peers: Peers,
         clock: IReactorTime,
+        rng: Random,
         metrics: Metrics,
     ) -> None:
         self._identity = identity
@@ -126,9 +144,12 @@ class Recovery:
         self._resender = resender
         self._database = database
         self._store = store
+        self._room_store = room_store
+        self._checker = checker
         self._keyring = keyring
         self._peers = peers
         self._clock = clock
+        self._rng = rng
         self._metrics = metrics
         self._recovering: dict[str, RecoveringRoom] = {}
         self._forked: dict[str, str] = {}
@@ -166,6 +187,53 @@ class Recovery:
         self._stopping = True
         for recovering in list(self._recovering.values()):
             self._wake(recovering)
+
+    # -- Copies without a mark -----------------------------------------------------------------------------------------
+
+    async def confirm(self, room: Room) -> None:
+        """Before the first event that we put into a room since we were started: whether somebody holds more of it than
+        we do. If so, the room is held when this returns. Bounded in time; never raises for what others do.
+        """
+        if self._stopping or room.held or not room.is_hub or not room.version.enforces_chain:
+            return
+        others = sorted(room.destinations())
+        asking = []
+        for server in self._rng.sample(others, min(len(others), CONFIRMED_BY)):
+            one = Deferred.fromCoroutine(self._confirmed_by(room, server))
+            asking.append(one.addTimeout(CONFIRM_SECONDS, self._clock))
+        await DeferredList(asking, consumeErrors=True)
+
+    async def _confirmed_by(self, room: Room, server: str) -> None:
+        raw = await self._peers.head(server, room.room_id)
+        if raw is None:
+            return
+        head = HeadStatement.parse(raw).head
+        if not await self._holds(room, head):
+            await self.named(room, server, head)
+
+    async def named(self, room: Room, server: str, head: str) -> bool:
+        """Another server names an event as its head that we do not hold. If it bears our signature, as the room's hub,
+        the room is held, and recovered; whether that is so.
+
+        Raises:
+            PeerError: the server does not show the event.
+            StorageFailed: as :meth:`hold`.
+        """
+        raws = await self._peers.backfill(server, room.version, room.room_id, head, 1)
+        for pdu in self._checker.parse_pdus(raws, room.version):
+            if pdu.event_id != head or pdu.room_id != room.room_id:
+                continue
+            checked = (await self._checker.check([pdu]))[0].event
+            if isinstance(checked, EventDropped) or hub_of(checked) != self._identity.server_name:
+                return False
+            if not await self._holds(room, head):
+                await self.hold(room.room_id, f"{server} holds {head}, which this server has signed and does not hold")
+            return True
+        return False
+
+    async def _holds(self, room: Room, event_id: str) -> bool:
+        held = await self._database.read(lambda tx: self._room_store.event(tx, event_id))
+        return held is not None and held.room_id == room.room_id and held.position > 0
 
     # -- What others tell us -------------------------------------------------------------------------------------------
 
@@ -251,6 +319,9 @@ class Recovery:
                 return
             except LMatrixError as error:
                 self.log.warn("{room_id}: its recovery waits: {error}", room_id=room_id, error=error)
+            except Exception:
+                # Whatever it was, the room must not wait for ever.
+                self.log.failure("{room_id}: its recovery waits", room_id=room_id)
             if not self._stopping:
                 await self._pause(recovering, pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -8,7 +8,7 @@ unfinished work is never forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
@@ -72,6 +72,12 @@ class Rooms:
         self._joining: dict[str, str] = {}
         self._entrances: dict[str, tuple[DeferredLock, int]] = {}
         self._held: set[str] = set()
+        self._confirm: Callable[[Room], Awaitable[None]] | None = None
+        self._confirmed: set[str] = set()
+
+    def attach(self, confirm: Callable[[Room], Awaitable[None]]) -> None:
+        """Complete the circle: what is to be done before the first event is put into a room since we were started."""
+        self._confirm = confirm
 
     async def load(self, room_id: str) -> Room | None:
         """The room, or ``None`` when this server does not hold it.
@@ -188,6 +194,7 @@ class Rooms:
             beside: called with the transaction, to write what belongs to the room; what it raises, there is no room.
         """
         room = Room(room_id, version, self._server_name, StateMap(), 0, None, 1)
+        self._confirmed.add(room_id)
         loaded = self._with_sequencer(room)
         sequencer = loaded.sequencer
 
@@ -216,9 +223,17 @@ class Rooms:
         return loaded
 
     def _with_sequencer(self, room: Room) -> LoadedRoom:
+        known = room.head_event_id is None or not room.is_hub or room.room_id in self._confirmed
+        first = None if known else self._before_the_first
         return LoadedRoom(
-            room, Sequencer(room, self._database, self._store, self._clock, self._metrics, self._committed)
+            room, Sequencer(room, self._database, self._store, self._clock, self._metrics, self._committed, first)
         )
+
+    async def _before_the_first(self, room: Room) -> None:
+        # Once in a life of ours, however often the room is forgotten and loaded.
+        self._confirmed.add(room.room_id)
+        if self._confirm is not None:
+            await self._confirm(room)
 
     def _forget_idle(self) -> None:
         excess = len(self._loaded) - self._limit

@@ -22,7 +22,7 @@ the sequencer looks at what is there, and decides nothing more until it has seen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -91,6 +91,7 @@ class Sequencer:
         clock: for looking again at a disk that could not be read.
         metrics: ``queue_length``, ``batch_size``, ``shed``.
         committed: called after each commit that appended something; it must not block.
+        first: awaited before the first batch is decided; bounded in time. ``None``: nothing is to be waited for.
     """
 
     log = Logger()
@@ -103,6 +104,7 @@ class Sequencer:
         clock: IReactorTime,
         metrics: Metrics,
         committed: Callable[[Commit], None],
+        first: Callable[[Room], Awaitable[None]] | None = None,
     ) -> None:
         self._room = room
         self._database = database
@@ -110,6 +112,7 @@ class Sequencer:
         self._clock = clock
         self._metrics = metrics
         self._committed = committed
+        self._first = first
         self._queue: TurnQueue[str, _Ticket[Any]] = TurnQueue()
         self._share: FairShare[str] = FairShare(MAX_QUEUED)
         self._running = False
@@ -205,6 +208,7 @@ class Sequencer:
 
     async def _run(self) -> None:
         try:
+            await self._begin()
             while self._queue and not self._held:
                 await self._run_batch(self._next_batch())
         finally:
@@ -213,6 +217,15 @@ class Sequencer:
             if rested is not None:
                 rested.callback(None)
             self._tell_idle()
+
+    async def _begin(self) -> None:
+        first, self._first = self._first, None
+        if first is not None:
+            try:
+                await first(self._room)
+            except Exception:
+                # Nothing that waits is worse off for that than it would be without.
+                self.log.failure("{room_id}: before its first batch", room_id=self._room.room_id)
 
     def _tell_idle(self) -> None:
         if not self.busy:

@@ -318,6 +318,28 @@ class FindingOutTests(HeadTestCase):
         self.assertEqual(["the last"], self.north.bodies(self.room_id))
         self.assertEqual([], self.evidence(self.north))
 
+    def test_the_hub_has_changed(self) -> None:
+        """Who was the hub, and does not have yet what the new one made, is not accused by who does not know of it."""
+        west = self.network.server("west.example")
+        west.join(west.user("dave"), self.room_id, self.hub.name)
+        self.later(3600)
+        self.network.unreachable.add(self.south.name)
+        moving = Deferred.fromCoroutine(self.hub.floor.transfer.transfer(self.room_id, self.north.name))
+        self.network.clock.pump([0.0] * 100)
+        self.network.settle()
+        self.successResultOf(moving)
+        self.network.unreachable.add(self.hub.name)
+        new = self.say(self.north, self.room_id, self.bob, "by the new hub")
+        self.network.unreachable.clear()
+        for server in (self.hub, self.north):
+            server.delivery.destinations.clear()
+        self.hears(self.south, west.name, self.stated(west, new))
+        for _ in range(10):
+            self.network.clock.advance(GRACE_SECONDS / 5)
+        self.network.clock.pump([0.0] * 200)
+        self.assertEqual(new, self.head_of(self.south))
+        self.assertEqual([], self.evidence(self.south))
+
     def test_who_is_behind_is_nothing_to_wonder_at(self) -> None:
         """A head from before our log is looked for, and found to be that."""
         old = self.hub.log(self.room_id)[2].event_id

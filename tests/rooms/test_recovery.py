@@ -104,12 +104,51 @@ class UnmarkedHubTests(RestoringTestCase):
         self.say(self.hub, self.room_id, self.alice, "on")
         self.assert_one_history(self.room_id)
 
+    def test_it_asks_before_its_first_event(self) -> None:
+        """Somebody writes before anybody says anything: a few are asked first, and the room is held instead. They are
+        asked once, not for each event.
+        """
+        self.restored(self.hub, self.copy)
+        self.failureResultOf(self.hub.send(self.room_id, self.alice, "too early"), RoomRecovering)
+        self.turn()
+        self.assertEqual(["before", "after"], self.hub.bodies(self.room_id))
+        self.network.requests.clear()
+        for number in range(3):
+            self.say(self.hub, self.room_id, self.alice, str(number))
+        self.assertEqual([], [what for _, _, what in self.network.requests if what == "head"])
+        self.assert_one_history(self.room_id)
+
+    def test_nobody_knows_more(self) -> None:
+        """A hub that has forgotten nothing goes on; one request to each, once."""
+        self.hub.restart()
+        self.network.requests.clear()
+        for number in range(3):
+            self.say(self.hub, self.room_id, self.alice, str(number))
+        self.assertEqual(2, [what for _, _, what in self.network.requests].count("head"))
+        self.assert_one_history(self.room_id)
+
+    def test_nobody_answers(self) -> None:
+        """Then the event is held up for two seconds, and no longer; those that come meanwhile keep their order."""
+        self.hub.restart()
+        self.network.slow[self.north.name, "head"] = Deferred()
+        self.network.slow[self.south.name, "head"] = Deferred()
+        sending = [self.hub.send(self.room_id, self.alice, str(number)) for number in range(3)]
+        self.network.clock.advance(1.9)
+        for one in sending:
+            self.assertNoResult(one)
+        self.network.clock.advance(0.2)
+        for one in sending:
+            self.successResultOf(one)
+        self.assertEqual(["0", "1", "2"], self.hub.bodies(self.room_id)[-3:])
+
     def test_it_has_gone_on(self) -> None:
         """It learns of that from those to whom it sends the other history, and says so to its operator."""
         self.turn(200)
         self.network.settle()
         self.restored(self.hub, self.copy)
+        self.network.unreachable |= {self.north.name, self.south.name}
         self.successResultOf(self.hub.send(self.room_id, self.alice, "another history"))
+        self.network.unreachable.clear()
         self.network.settle()
         self.turn()
         self.network.settle()
@@ -307,7 +346,9 @@ class RestoredHubTests(RestoringTestCase):
         database.execute("DELETE FROM copied")
         database.close()
         self.restored(self.hub, unmarked)
+        self.network.unreachable |= {self.north.name, self.south.name}
         self.successResultOf(self.hub.send(self.room_id, self.alice, "another history"))
+        self.network.unreachable.clear()
         done(self.hub.floor.recovery.hold(self.room_id, "somebody said so"))
         self.turn()
         recovery = self.hub.floor.recovery
