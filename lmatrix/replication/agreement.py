@@ -87,6 +87,8 @@ class Agreement:
             if dag_room is None:
                 return
             keys = keys_of(room, dag_room, self._sides.names) if dirty is None else dirty
+            if dirty is None:
+                pair.state_size = len(keys)
             for key in sorted(keys, key=_importance):
                 await self._one(pair, room, dag_room, key)
         except BaseException as error:
@@ -165,7 +167,9 @@ class Agreement:
         if counterpart is None or refused or back is None:
             if counterpart is None and not ours and dag_row is None:
                 return None  # the stream has not shown it yet; or it is from before the mirror, and cannot be said
-            return OUTWARD
+            # Where our users are is what the DAG side says; an earlier correction may have been for nothing.
+            own = compared.key[0] == MEMBER and sides.names.is_ours(compared.key[1]) and sides.names.is_ours(lm.sender)
+            return INWARD if own and back is None and not refused else OUTWARD
         # What the stream has never shown us is from before the mirror.
         dag_stream = 0 if dag_row is None else dag_row.stream
         back_stream = 0 if back_row is None else back_row.stream
@@ -190,13 +194,13 @@ class Agreement:
             await self._sides.dag.ensure_ghost(self._sides.dag.bot, None)
             written = await self._writer.write(pair, self._sides.dag.bot, what, _short(reference), None)
         if written is not None and lm is not None:
-            await self._link(pair, lm.event_id, written)
+            await self._link(pair, lm.event_id, written, UNSEEN)
         if written is not None:
             self._sides.metrics.mirror_corrections.labels(direction=OUTWARD).inc()
 
-    async def _link(self, pair: Pair, lm_event_id: str, dag_event_id: str) -> None:
+    async def _link(self, pair: Pair, lm_event_id: str, dag_event_id: str, stream: int | None) -> None:
         store, now_ms = self._sides.store, self._sides.now_ms()
-        await self._sides.database.write(lambda tx: store.link(tx, pair.nid, lm_event_id, dag_event_id, UNSEEN, now_ms))
+        await self._sides.database.write(lambda tx: store.link(tx, pair.nid, lm_event_id, dag_event_id, stream, now_ms))
 
     async def _correct_membership(self, pair: Pair, room: Room, compared: Compared) -> str | None:
         target_lm, lm = compared.key[1], compared.lm
@@ -274,7 +278,7 @@ class Agreement:
                     raise
                 self.log.info("{sender} cannot put {type} right: {error}", sender=sender, type=event_type, error=error)
                 continue
-            await self._link(pair, lm_event_id, dag.event_id)
+            await self._link(pair, lm_event_id, dag.event_id, None)
             self._sides.metrics.mirror_corrections.labels(direction=INWARD).inc()
             return
         # The LM room does not take it: then the DAG room follows after all.

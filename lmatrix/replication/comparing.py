@@ -109,7 +109,8 @@ class DagWords:
                 fields += ["displayname", "avatar_url"]
             return all(ours.get(field) == theirs.get(field) for field in fields)
         if lm is None or said is None:
-            return lm is None and said is None
+            # State cannot be taken away; empty, it is as good as none.
+            return not _shown(lm or {}) and not _shown(said or {})
         if key == (POWER_LEVELS, ""):
             names, creators = self._sides.names, dag_room.creators
             return power_to_dag(lm, names, creators, {}) == power_to_dag(said, names, creators, {})

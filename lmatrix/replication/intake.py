@@ -132,7 +132,12 @@ class Intake:
     def _touch(self, event: DagEvent) -> None:
         """State may differ now, whoever changed it: also a ghost's may have been changed behind our back."""
         pair = self._sides.pairs.by_dag(event.room_id)
-        if pair is not None and event.state_key is not None:
+        if pair is None:
+            return
+        if pair.tip is not None and event.prev_events != (pair.tip,):
+            pair.forked = True
+        pair.tip = event.event_id
+        if event.state_key is not None:
             key = lm_key((event.type, event.state_key), self._sides.names)
             if key is not None:
                 pair.touch(key)

@@ -31,6 +31,10 @@ class Pair:
         dirty: LM (type, state key) pairs that may differ between the two rooms; ``None``: all of them.
         recognised: whether, since the start, all of the LM log has been looked through for our own marks.
         doubtful: whether something may have been written on the DAG side without our hearing of it.
+        tip: the DAG event that the stream brought last.
+        forked: whether events have come since that do not simply follow one another: state resolution may then have
+            changed any state, also such as nobody sent.
+        state_size: how much state there was when all of it was compared last.
         lock: held by whoever writes on the DAG side, so that nobody compares the two rooms meanwhile.
     """
 
@@ -45,6 +49,9 @@ class Pair:
     dirty: set[Key] | None = None
     recognised: bool = False
     doubtful: bool = False
+    tip: str | None = None
+    forked: bool = False
+    state_size: int = 0
     lock: DeferredLock = attrs.field(factory=DeferredLock)
 
     @classmethod

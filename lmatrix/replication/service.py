@@ -60,6 +60,13 @@ whoever accepts or declines earlier was never invited.
 AT_ONCE: Final = 8
 """How many mirrors are followed outward at once: each keeps a piece of a log in memory."""
 
+FORKS_REST_S: Final = 5.0
+"""How long after a fork all state is compared, whatever it was that the branches did; and a second more for each so
+many pieces of state, so that a large and busy room is not compared all the time:
+"""
+
+COMPARED_IN_A_SECOND: Final = 100
+
 COMPARED_AT_ONCE: Final = 4
 """How many are compared at once: each has the whole state of two rooms in memory, after a start."""
 
@@ -118,6 +125,7 @@ class MirrorService:
         self._stopped = False
         self._measuring: IDelayedCall | None = None
         self._inviting: IDelayedCall | None = None
+        self._resting: dict[int, IDelayedCall] = {}
         self._reader = Worker("reading the DAG server's stream", self._read, clock)
         self._inviter = Worker("bringing invites", self._bring_invites, clock)
 
@@ -187,7 +195,7 @@ class MirrorService:
     async def stop(self) -> None:
         """See :meth:`~lmatrix.replication.interfaces.Mirrors.stop`."""
         self._stopped = True
-        for alarm in (self._measuring, self._inviting):
+        for alarm in (self._measuring, self._inviting, *self._resting.values()):
             if alarm is not None and alarm.active():
                 alarm.cancel()
         await self._reader.stop()
@@ -221,6 +229,15 @@ class MirrorService:
         """The stream has brought something for a mirror, or begun it."""
         if self._caught_up:
             self._wake(pair)
+            if pair.forked and pair.nid not in self._resting and not self._stopped:
+                rest_s = FORKS_REST_S + pair.state_size / COMPARED_IN_A_SECOND
+                self._resting[pair.nid] = self._clock.callLater(rest_s, self._compare_all, pair)
+
+    def _compare_all(self, pair: Pair) -> None:
+        del self._resting[pair.nid]
+        pair.forked = False
+        pair.touch_all()
+        self._wake(pair)
 
     def _wake(self, pair: Pair) -> None:
         self._of(pair).inward.wake()

@@ -165,7 +165,7 @@ class FakeDagServer:
                 raise DagRefused(f"{target} is not in the room")
         elif wished in ("leave", "ban"):
             needed = levels.get("ban" if "ban" in (wished, present) else "kick", 50)
-            if own != "join" or level < needed or (targets >= level and sender != target):
+            if own != "join" or level < needed or targets >= level:
                 raise DagRefused(f"{sender} may not do that to {target}")
         elif wished == "knock":
             if rule != "knock" or present in ("join", "ban"):
