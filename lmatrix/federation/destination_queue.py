@@ -164,8 +164,13 @@ class DestinationQueue:
         else:
             self._tail.grow(growth)
         self._woken = True
-        if self.state is State.IDLE and not self._stopping:
+        if self.state is not State.IDLE or self._stopping:
+            return
+        if not self._knows_what_is_owed():
             self._start()
+        elif self._alarm is None:
+            # Whoever made the log grow has his answer first.
+            self._alarm = self._tools.clock.callLater(0, self._begin)
 
     def offer(self, subject: str, edu: bytes) -> None:
         """An EDU (canonical JSON) that is worth sending now, or not at all. A newer one under the same subject takes
@@ -548,10 +553,13 @@ class DestinationQueue:
         if alarm is not None and alarm.active():
             alarm.cancel()
 
-    def _alarmed(self) -> None:
+    def _begin(self) -> None:
         self._alarm = None
-        self._tail.lose()
         self._start()
+
+    def _alarmed(self) -> None:
+        self._tail.lose()
+        self._begin()
 
 
 def _is_untaken(entry: Mapping[str, Any] | None) -> bool:

@@ -3,7 +3,8 @@
 Owns: moving a destination's cursors and emptying its EDU outbox, and handing the hub's answers for LPDUs to the
 rooms, both beside the sending: the next transaction does not wait for these commits.
 
-Invariants: a cursor is only moved after the 200 that it stands for; what is answered but not stored yet is known
+Invariants: a cursor is only moved after the 200 that it stands for; a busy destination's cursors are written a few
+times in a second, not after each answer; what is answered but not stored yet is known
 (:attr:`Settling.reached`), so that it is not sent again meanwhile; a write that fails is logged and tried again until
 it succeeds; the answers for LPDUs are handed on in the order in which they came; what is outstanding is bounded,
 because the sender waits (:meth:`Settling.caught_up`) when it is too much.
@@ -33,6 +34,11 @@ MAX_UNHANDED_ANSWERS = 10
 
 RETRY_SECONDS = 1.0
 """How long to wait before a failed write is tried again."""
+
+REST_SECONDS = 0.25
+"""How long after a write the next one may wait for more to be written with it. What a crash makes us forget by that is
+sent again, and known to the destination.
+"""
 
 
 @attrs.frozen(slots=True)
@@ -86,6 +92,8 @@ class Settling:
         self._edu_ids: set[int] = set()
         self._answers: deque[LpduAnswers] = deque()
         self._writing = False
+        self._rested_at = 0.0
+        self._resting: Deferred[None] | None = None
         self._handing = False
         self._running: set[Deferred[None]] = set()
         self._waiters: list[Deferred[None]] = []
@@ -131,11 +139,13 @@ class Settling:
             sum(reached.events for reached in self._reached.values()) > MAX_UNSTORED_EVENTS
             or len(self._answers) > MAX_UNHANDED_ANSWERS
         ):
+            self._hurry()
             await self._change()
 
     async def finished(self) -> None:
         """Wait until nothing is outstanding."""
         while self.outstanding:
+            self._hurry()
             await self._change()
 
     def abandon(self) -> None:
@@ -166,10 +176,33 @@ class Settling:
         if not self.outstanding:
             self._idle()
 
+    def _hurry(self) -> None:
+        """Somebody waits for the next write."""
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting.callback(None)
+
+    async def _rest(self) -> None:
+        """Wait until the next write is due, or somebody waits for it."""
+        seconds = self._rested_at - self._clock.seconds()
+        if seconds <= 0.0:
+            return
+        resting: Deferred[None] = Deferred()
+        self._resting = resting
+        alarm = self._clock.callLater(min(seconds, REST_SECONDS), self._hurry)
+        try:
+            await resting
+        finally:
+            self._resting = None
+            if alarm.active():
+                alarm.cancel()
+
     async def _write(self) -> None:
         try:
             while self._reached or self._edu_ids:
+                await self._rest()
                 await self._write_once(dict(self._reached), tuple(self._edu_ids))
+                self._rested_at = self._clock.seconds() + REST_SECONDS
                 if self._reached or self._edu_ids:
                     self._changed()
         finally:

@@ -249,6 +249,7 @@ class Bench:
             LogEntry(position, pdu.event_id, pdu.canonical) for position, pdu in enumerate(log[first:], start=first + 1)
         ]
         self.delivery.room_advanced(room_id, destinations, LogGrowth(room_id, version.outbound_paths, entries))
+        self.clock.advance(0)
 
     def cursor(self, room_id: str, destination: str = PEER) -> int:
         """The stored cursor."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from lmatrix.errors import StorageFailed
 from lmatrix.events.room_versions import PathForm
 from lmatrix.federation.backoff import BackoffPolicy
+from lmatrix.federation.settling import REST_SECONDS
 from tests.events.builders import HUB, V2
 from tests.federation.delivery_bench import OTHER, PEER, Bench, Request, is_canonical
 
@@ -195,6 +198,7 @@ class EduTests(SynchronousTestCase):
         first.ok()
         self.assertEqual(list(range(100, 120)), self.bench.stored_edus())
         self.bench.peers.last().ok()
+        self.bench.clock.advance(REST_SECONDS)
         self.assertEqual([], self.bench.stored_edus())
 
     def test_with_events(self) -> None:
@@ -228,8 +232,44 @@ class StoringTests(SynchronousTestCase):
         self.assertEqual([["next"], 1], [request.texts, len(request.pdus)])
         request.ok()
         self.bench.clock.advance(1)
+        self.bench.clock.advance(REST_SECONDS)
         self.assertEqual(2, self.bench.cursor(self.room))
         self.assertEqual(frozenset(), self.bench.delivery.destinations)
+
+    def test_a_busy_destination_rests(self) -> None:
+        """While there is always something in flight, cursors are written a few times in a second, however fast the
+        destination answers; when the server stops, at once.
+        """
+        bench = Bench(commit_seconds=0.01)
+        room = bench.room("one")
+        bench.say(room, "first")
+        bench.advanced(room)
+        writes: list[int] = []
+        advance = bench.cursors.advance
+
+        def counting(tx: Any, destination: str, room_id: str, position: int) -> None:
+            writes.append(position)
+            advance(tx, destination, room_id, position)
+
+        bench.cursors.advance = counting  # type: ignore[method-assign]
+        for number in range(30):
+            bench.grown(room, str(number))
+            bench.peers.last().ok()
+            bench.clock.advance(0.02)
+        self.assertLess(len(writes), 8)
+        bench.peers.last().ok()
+        bench.clock.pump([0.1] * 10)
+        self.assertEqual(bench.peers.requests[-1].texts[-1:], ["29"])
+        self.assertEqual(32, bench.cursor(room))
+        bench.grown(room, "more")
+        bench.grown(room, "last")
+        bench.peers.last().ok()
+        bench.clock.advance(0.02)
+        bench.peers.last().ok()
+        stopping = Deferred.fromCoroutine(bench.delivery.stop())
+        bench.clock.advance(0.01)
+        self.successResultOf(stopping)
+        self.assertEqual(34, bench.cursor(room))
 
     def test_reading_fails(self) -> None:
         """When what is owed cannot be read, it is read again after a while."""

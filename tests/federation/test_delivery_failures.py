@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from lmatrix.errors import PeerMisbehaved
 from lmatrix.federation.backoff import BackoffPolicy
 from lmatrix.federation.delivery_tools import MAX_KEPT_BYTES
+from lmatrix.federation.settling import REST_SECONDS
 from tests.federation.delivery_bench import OK, OTHER, PEER, START, Bench, Request
 
 
@@ -185,6 +186,7 @@ class FailingTests(SynchronousTestCase):
         self.bench.advanced(other)
         self.bench.peers.last().ok()
         self.bench.peers.last().ok()
+        self.bench.clock.advance(REST_SECONDS)
         self.assertEqual((4, 3), (self.bench.cursor(self.room), self.bench.cursor(other)))
         self.assertEqual([], self.bench.peers.open)
 

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from lmatrix.events.room_versions import PathForm
 from lmatrix.federation.live_tail import MAX_TAIL_BYTES, MAX_TAIL_EVENTS, LiveTail
 from lmatrix.federation.outgoing import Kind, Outgoing, Reached
+from lmatrix.federation.settling import REST_SECONDS
 from lmatrix.rooms.interfaces import LogEntry, LogGrowth
 from tests.events.builders import HUB, V2
 from tests.federation.delivery_bench import OTHER, PEER, Bench, Request
@@ -46,7 +47,7 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual(["c"], third.texts)
         third.ok()
         self.assertEqual(before, self.bench.reads)
-        self.bench.clock.pump([0.01] * 5)
+        self.bench.clock.pump([REST_SECONDS] * 3)
         self.assertEqual(5, self.bench.cursor(self.room))
 
     def test_fifty(self) -> None:
@@ -106,7 +107,7 @@ class DeliveryTests(SynchronousTestCase):
         self.bench.advanced(old)
         self.bench.peers.respond = accept
         sending.ok()
-        self.bench.clock.pump([0.01] * 5)
+        self.bench.clock.pump([REST_SECONDS] * 3)
         self.bench.peers.respond = None
         self.bench.grown(self.room, "b")
         blocking = self.bench.peers.last()
