@@ -13,6 +13,7 @@ A request to ``us`` goes as bytes through the site of its listener. What ``us`` 
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -432,5 +433,7 @@ _stages: list[Stage] = []
 def the_stage() -> Stage:
     """The stage, set when it is first asked for."""
     if not _stages:
-        _stages.append(set_stage(Path(tempfile.mkdtemp(prefix="lmatrix-fuzz-stage-"))))
+        directory = Path(tempfile.mkdtemp(prefix="lmatrix-fuzz-stage-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        _stages.append(set_stage(directory))
     return _stages[0]
