@@ -20,6 +20,9 @@ from lmatrix.commands.admin_client import AdminClient
 from lmatrix.config import load_config
 from lmatrix.errors import LMatrixError
 from lmatrix.http.tls import write_self_signed
+from lmatrix.storage.beside import reading
+from lmatrix.storage.inline import InlineDatabase
+from lmatrix.storage.restoration import SqlRestorationStore
 
 TOKEN = "lmadmin_a-token-that-nobody-guesses"
 ROOM = "!room:hub.example"
@@ -297,6 +300,20 @@ class Commands(AdminClientTestCase):
         self.assertEqual((0, {"without": ["gone.example"]}), (status, json.loads(bodies[-1])))
         self.assertEqual((0, "nothing is being recovered\n"), self.run_main("recovery", str(self.config))[:2])
         self.assertEqual(1, self.run_main("recovery", str(self.config), "--without", "x")[0])
+
+    def test_mark_restored(self) -> None:
+        """It marks the database that the configuration names, once it is there; the server need not run."""
+        self.configure(1)
+        status, _, errors = self.run_main("mark-restored", str(self.config))
+        self.assertEqual(1, status)
+        self.assertIn("does not exist", errors)
+        file = self.directory / "lmatrix.db"
+        InlineDatabase(file).close()
+        status, output, _ = self.run_main("mark-restored", str(self.config))
+        self.assertEqual(0, status)
+        self.assertIn("is marked", output)
+        with reading(file) as database:
+            self.assertIsNotNone(database.read(SqlRestorationStore().copied_ts))
 
     def test_audit_without_evidence(self) -> None:
         """Nothing to say is status 0."""
