@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from lmatrix.errors import LMatrixError
+from lmatrix.errors import LMatrixError, SendFailed
 from lmatrix.events.power_levels import PowerLevels
 from lmatrix.events.state import StateEvent
 from lmatrix.replication.comparing import Compared, DagWords, dag_key, keys_of
@@ -33,10 +33,11 @@ from lmatrix.replication.dag_writing import DagWriter
 from lmatrix.replication.intake import Intake
 from lmatrix.replication.interfaces import SOURCE, DagEvent, DagRefused, DagRoom, DagUnavailable, JsonObject, Stage
 from lmatrix.replication.pairs import Key, Pair
-from lmatrix.replication.sides import INWARD, OUTWARD, Sides, correction_of
+from lmatrix.replication.sides import DEVICE, INWARD, OUTWARD, Sides, correction_of
 from lmatrix.replication.store import UNSEEN
 from lmatrix.replication.translation import MEMBER, POWER_LEVELS, Translated
 from lmatrix.replication.worker import is_passing
+from lmatrix.rooms.local_users import ClientTransaction
 from lmatrix.rooms.room import Room
 
 REMEMBERED: Final = 10_000
@@ -243,6 +244,8 @@ class Agreement:
             # Nobody can be made to join: who is not in the DAG room is not in the LM room.
             try:
                 await self._sides.local_users.leave(user_lm, pair.lm_room_id, None)
+            except SendFailed as error:
+                self.log.info("{user_id} leaves later, or not: {error}", user_id=user_lm, error=error)
             except LMatrixError as error:
                 if is_passing(error):
                     raise
@@ -268,10 +271,16 @@ class Agreement:
     async def _correct_lm(self, pair: Pair, room: Room, compared: Compared, dag: DagEvent) -> None:
         event_type, state_key = compared.key
         content = {**(compared.said or {}), SOURCE: correction_of(dag.event_id, pair.dag_room_id)}
+        reference = f"{dag.event_id}{'' if compared.lm is None else compared.lm.event_id}"
         for sender in self._senders(room, dag, state_key):
             try:
                 lm_event_id = await self._sides.local_users.send(
-                    pair.lm_room_id, sender, event_type, content, state_key=state_key
+                    pair.lm_room_id,
+                    sender,
+                    event_type,
+                    content,
+                    state_key=state_key,
+                    transaction=ClientTransaction(sender, DEVICE, reference),
                 )
             except LMatrixError as error:
                 if is_passing(error):

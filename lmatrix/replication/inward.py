@@ -21,7 +21,7 @@ from lmatrix.replication.content import Unmappable, references
 from lmatrix.replication.dag_writing import DagWriter
 from lmatrix.replication.interfaces import MIRROR, SOURCE, DagEvent, DagRefused, JsonObject, Stage
 from lmatrix.replication.pairs import Pair
-from lmatrix.replication.sides import INWARD, Sides, mark_of_dag, marked
+from lmatrix.replication.sides import DEVICE, INWARD, Sides, mark_of_dag, marked
 from lmatrix.replication.stopping import ENCRYPTED, Stopper
 from lmatrix.replication.translation import (
     ENCRYPTION,
@@ -40,9 +40,6 @@ from lmatrix.rooms.room import Room
 
 BATCH: Final = 20
 """Events of one mirror that are in memory at once."""
-
-DEVICE: Final = "org.lmatrix.mirror"
-"""What stands for the device in the transactions of carried events."""
 
 LARGE_BYTES: Final = 60_000
 """Canonical JSON of a content beyond which its mark is kept short."""

@@ -37,6 +37,11 @@ from lmatrix.replication.translation import (
 from lmatrix.rooms.interfaces import Standing, StoredEvent
 from lmatrix.rooms.room import Room
 
+ATTEMPTS = 12
+"""How often one event is tried while the DAG server says that it cannot do it now, and yet can be read from: with the
+growing pauses, some minutes.
+"""
+
 BATCH = 50
 """Events of a log that are in memory at once."""
 
@@ -57,6 +62,7 @@ class Outward:
         self._intake = intake
         self._writer = writer
         self._stopper = stopper
+        self._failing: dict[int, tuple[str, int]] = {}
 
     async def turn(self, pair: Pair) -> None:
         """Carry over what there is. Raises what is_passing."""
@@ -188,9 +194,13 @@ class Outward:
             )
             await self._lost(pair, pdu, "dag_refused")
             return
-        except DagUnavailable:
+        except DagUnavailable as error:
             pair.doubtful = True
-            raise
+            if not self._given_up(pair, pdu):
+                raise
+            self.log.error("{event_id}: given up: {error}", event_id=pdu.event_id, error=error)
+            await self._lost(pair, pdu, "dag_failed")
+            return
         now_ms = sides.now_ms()
 
         def work(tx: Any) -> None:
@@ -200,6 +210,18 @@ class Outward:
         await sides.database.write(work)
         pair.outward_position = position
         sides.metrics.mirror_events.labels(direction=OUTWARD).inc()
+
+    def _given_up(self, pair: Pair, pdu: Pdu) -> bool:
+        """Whether one event has failed so often, with the DAG server otherwise there, that it must not hold up the
+        others any longer.
+        """
+        event_id, count = self._failing.get(pair.nid, ("", 0))
+        count = count + 1 if event_id == pdu.event_id else 1
+        self._failing[pair.nid] = (pdu.event_id, count)
+        if count < ATTEMPTS:
+            return False
+        del self._failing[pair.nid]
+        return True
 
     async def _lost(self, pair: Pair, pdu: Pdu, cause: str) -> None:
         self.log.info(

@@ -26,6 +26,9 @@ from lmatrix.rooms.room import Room
 OUTWARD: Final = "outward"
 INWARD: Final = "inward"
 
+DEVICE: Final = "org.lmatrix.mirror"
+"""What stands for the device in the transactions of what the mirrors send on the LM side."""
+
 
 @attrs.frozen(slots=True)
 class Sides:

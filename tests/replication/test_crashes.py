@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from tests.replication.harness import US, MirrorTestCase
+from tests.rooms.network import done
 
 
 class CrashTests(MirrorTestCase):
@@ -219,6 +220,19 @@ class OutageTests(MirrorTestCase):
         self.dag.unavailable = False
         self.pass_time(60)
         self.assertEqual(self.dag.bodies(dag_room_id), ["hello"])
+        self.assert_agree(room_id)
+
+    def test_an_event_that_always_fails(self) -> None:
+        """One that the DAG server fails at again and again, being there otherwise, is given up, and counted: the others
+        go on.
+        """
+        room_id, dag_room_id = self.invited_room()
+        self.dag.mishaps = ["before"] * 12
+        self.north.send(room_id, self.bob, "poison")
+        self.north.send(room_id, self.bob, "next")
+        self.pass_time(600)
+        self.assertEqual(self.dag.bodies(dag_room_id), ["next"])
+        self.assertEqual(done(self.us.mirrors.statuses())[0].lost, {"dag_failed": 1})
         self.assert_agree(room_id)
 
     def test_a_hub_that_is_away(self) -> None:
