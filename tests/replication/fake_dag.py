@@ -443,10 +443,13 @@ class FakeDagServer:
         mishap = self.mishaps.pop(0) if self.mishaps else ""
         if mishap == "before":
             raise DagUnavailable("nothing was written")
-        answer = do()
         if mishap == "after":
+            # So is the news that the stream has grown.
+            advanced, self.advanced = self.advanced, lambda: None
+            do()
+            self.advanced = advanced
             raise DagUnavailable("the answer was lost")
-        return answer
+        return do()
 
     def _as_it_is(self, event: DagEvent) -> DagEvent:
         if event.event_id not in self.redacted:
