@@ -47,6 +47,7 @@ class Beginnings:
         self._intake = intake
         self._writer = writer
         self._done: set[tuple[str, str, int]] = set()
+        self._before: set[tuple[str, str]] | None = None
 
     async def turn(self) -> None:
         """Look at every pending invite. Raises what is_passing."""
@@ -139,10 +140,14 @@ class Beginnings:
         return pair
 
     async def _withdraw(self, pending: set[tuple[str, str]]) -> None:
-        """Take back what the LM side has taken back: invites by ghosts that have no counterpart any more."""
+        """Take back what the LM side has taken back: invites by ghosts that have no counterpart any more.
+
+        After a start every room is looked at; from then on those whose invites were pending and are not.
+        """
         sides = self._sides
+        gone = None if self._before is None else {room_id for _, room_id in self._before - pending}
         for pair in sides.pairs:
-            if pair.stage is not Stage.INVITED:
+            if pair.stage is not Stage.INVITED or (gone is not None and pair.lm_room_id not in gone):
                 continue
             room = await sides.dag.room(pair.dag_room_id)
             for (event_type, user_id), event in ({} if room is None else room.state).items():
@@ -151,6 +156,7 @@ class Beginnings:
                     continue
                 if sides.names.is_dag_ghost(event.sender):
                     await self._remove(pair, user_id, event.event_id)
+        self._before = pending
 
     async def _remove(self, pair: Pair, user_id: str, reference: str) -> None:
         try:

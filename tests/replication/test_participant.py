@@ -53,6 +53,17 @@ class InviteTests(MirrorTestCase):
         self.do(self.north.floor.local_users.membership(room_id, self.bob, self.alice, "leave", None))
         self.assertEqual(self.dag.members(self.mirror_of(room_id), "invite"), set())
 
+    def test_an_invite_that_is_withdrawn_while_we_are_away(self) -> None:
+        """Likewise when the end of the invite was stored, and our process died before it could tell."""
+        room_id = self.north.create_room(self.bob)
+        self.do(self.north.floor.local_users.invite(room_id, self.bob, self.alice, None))
+        self.us.mirrors._inviter.wake = lambda: None  # type: ignore[method-assign]
+        self.do(self.north.floor.local_users.membership(room_id, self.bob, self.alice, "leave", None))
+        self.assertEqual(self.dag.members(self.mirror_of(room_id), "invite"), {self.alice})
+        self.us.die_and_restart()
+        self.settle()
+        self.assertEqual(self.dag.members(self.mirror_of(room_id), "invite"), set())
+
     def test_the_lm_side_does_not_let_the_user_in(self) -> None:
         """A join that is refused over LM removes the user from the DAG room, and says why."""
         room_id = self.north.create_room(self.bob)
