@@ -19,6 +19,7 @@ from lmatrix.commands import (
     destinations,
     generate_config,
     mark_restored,
+    mirrors,
     recovery,
     rooms,
     rotate_key,
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     rooms.add_to(subparsers)
     transfer_hub.add_to(subparsers)
     destinations.add_to(subparsers)
+    mirrors.add_to(subparsers)
     audit.add_to(subparsers)
     verify.add_to(subparsers)
     verify_evidence.add_to(subparsers)

@@ -44,6 +44,8 @@ from lmatrix.http.status_resources import health_routes, metrics_routes
 from lmatrix.listening import Listeners, PlannedListener
 from lmatrix.metrics import Metrics
 from lmatrix.network import this_network
+from lmatrix.replication.interfaces import Mirrors
+from lmatrix.replication.operating import MirrorOperations
 from lmatrix.replication.service import MirrorService
 from lmatrix.replication.synapse import logs
 from lmatrix.replication.synapse.config_error import synapse_config_error
@@ -152,7 +154,7 @@ class HostedServer:
         self._endpoints = FederationEndpoints(internals, self._core.federation, self._router, self._holds)
         self._listeners = Listeners(
             [PlannedListener(one, None if one.tls is None else load_tls(one.tls)) for one in config.listeners],
-            _tables(config, self._core, identity, own_keys, metrics, reactor),
+            _tables(config, self._core, self._mirrors, identity, own_keys, metrics, reactor),
             reactor,
             metrics,
         )
@@ -217,7 +219,13 @@ class HostedServer:
 
 
 def _tables(
-    config: ModuleConfig, core: Core, identity: ServerIdentity, own_keys: OwnKeys, metrics: Metrics, clock: IReactorTime
+    config: ModuleConfig,
+    core: Core,
+    mirrors: Mirrors,
+    identity: ServerIdentity,
+    own_keys: OwnKeys,
+    metrics: Metrics,
+    clock: IReactorTime,
 ) -> dict[Resource, RouteTable]:
     """What ports of our own can serve."""
     database, stores = core.database, core.stores
@@ -247,6 +255,7 @@ def _tables(
             recovery=core.rooms.recovery,
             listener=core.rooms.listener,
             aliases=core.names.aliases,
+            mirrors=MirrorOperations(mirrors),
             exporter=EvidenceExporter(identity.server_name, database, stores.rooms, stores.overview, core.keyring),
         )
     return tables

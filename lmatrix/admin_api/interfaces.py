@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from lmatrix.directory.interfaces import StoredAlias
+from lmatrix.http.messages import JsonObject
 from lmatrix.rooms.evidence_export import EvidencePage
 from lmatrix.rooms.hearing import Heard
 from lmatrix.rooms.recovery import RecoveringRoom
@@ -50,6 +51,20 @@ class LooksAfterAliases(Protocol):
     async def all_after(self, alias: str, limit: int) -> Sequence[StoredAlias]: ...
 
     async def remove_for_operator(self, alias: str) -> str: ...
+
+
+class OperatesMirrors(Protocol):
+    """See :class:`lmatrix.replication.operating.MirrorOperations`."""
+
+    async def all_mirrors(self) -> Sequence[JsonObject]: ...
+
+    async def compare(self, room_id: str) -> JsonObject: ...
+
+    async def open_room(self, dag_room_id: str, opener: str, invitees: Sequence[str]) -> str: ...
+
+    async def enter_room(self, user_id: str, lm_room_id: str, via: Sequence[str]) -> str: ...
+
+    async def stop_mirror(self, room_id: str, reason: str) -> None: ...
 
 
 class HearsHeads(Protocol):

@@ -16,8 +16,10 @@ from lmatrix.admin_api.interfaces import (
     LoadsRooms,
     LooksAfterAliases,
     MovesRooms,
+    OperatesMirrors,
     RecoversRooms,
 )
+from lmatrix.admin_api.mirrors import MirrorsResource
 from lmatrix.admin_api.recovery import RecoveryResource
 from lmatrix.admin_api.rooms import RoomsResource
 from lmatrix.http.routes import Handler, Route, RouteTable
@@ -42,6 +44,7 @@ def admin_table(
     listener: HearsHeads,
     exporter: ExportsEvidence,
     aliases: LooksAfterAliases,
+    mirrors: OperatesMirrors | None = None,
 ) -> RouteTable:
     """Everything under ``/_lmatrix/admin``.
 
@@ -51,6 +54,7 @@ def admin_table(
         database, overview: what is shown.
         rooms, transfer, recovery, listener, exporter: the rooms.
         aliases: what rooms are called.
+        mirrors: rooms that are on a full Matrix server as well; ``None`` without one.
     """
     access = AdminAccess(token)
     of_rooms = RoomsResource(server_name, database, overview, rooms, transfer, recovery, listener)
@@ -67,6 +71,14 @@ def admin_table(
         ("DELETE", "/aliases/{alias}", of_aliases.delete, "delete_alias"),
         ("GET", "/destinations", DestinationsResource(database, overview).get_all, "destinations"),
     )
+    if mirrors is not None:
+        of_mirrors = MirrorsResource(mirrors)
+        endpoints += (
+            ("GET", "/mirrors", of_mirrors.get_all, "mirrors"),
+            ("POST", "/mirrors", of_mirrors.open, "open_mirror"),
+            ("GET", "/mirrors/{roomId}/comparison", of_mirrors.compare, "compare_mirror"),
+            ("POST", "/mirrors/{roomId}/stop", of_mirrors.stop, "stop_mirror"),
+        )
     routes = tuple(
         Route(method, PREFIX + path, access.guarded(handler), name, MAX_BODY)
         for method, path, handler, name in endpoints

@@ -13,15 +13,14 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import quote, urlencode
 
 from lmatrix import canonical_json
-from lmatrix.config import Config, Resource
-from lmatrix.config.files import load_admin_token
-from lmatrix.config.listeners import ListenerConfig
+from lmatrix.config.files import load_admin_token_file
+from lmatrix.config.listeners import ListenerConfig, Resource
 from lmatrix.errors import InvalidJson, LMatrixError
 
 JsonObject = dict[str, Any]
@@ -49,6 +48,16 @@ class AdminRefused(LMatrixError):
         self.answer = dict(answer)
 
 
+class Served(Protocol):
+    """What of a server's configuration is needed."""
+
+    @property
+    def listeners(self) -> Sequence[ListenerConfig]: ...
+
+    @property
+    def admin_token_path(self) -> Path | None: ...
+
+
 class AdminClient:
     """The admin API of a running server.
 
@@ -59,17 +68,16 @@ class AdminClient:
         LMatrixError: no listener serves the admin API, or the token cannot be read.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Served) -> None:
         serving = [listener for listener in config.listeners if Resource.ADMIN in listener.resources and listener.port]
         if not serving:
             raise LMatrixError(
                 "no listener of the configuration serves `admin` on a known port: add it to the `resources` of a"
                 " listener on a loopback address, and name a file as `admin_token_path`"
             )
-        token = load_admin_token(config)
-        if token is None:
+        if config.admin_token_path is None:
             raise LMatrixError("the configuration names no `admin_token_path`")
-        self._token = token
+        self._token = load_admin_token_file(config.admin_token_path)
         self._listener = serving[0]
         self._host = _address(serving[0])
 

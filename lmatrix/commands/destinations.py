@@ -9,7 +9,7 @@ from typing import Any
 
 from lmatrix.commands.admin_client import AdminClient
 from lmatrix.commands.subcommand import Subparsers
-from lmatrix.config import load_config
+from lmatrix.config.running import load_running
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -27,7 +27,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the destinations, one a line."""
-    client = AdminClient(load_config(arguments.config))
+    client = AdminClient(load_running(arguments.config))
     for page in client.pages("destinations"):
         for one in page["destinations"]:
             print(f"{one['server']}: {_described(one)}")

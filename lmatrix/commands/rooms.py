@@ -8,7 +8,7 @@ from typing import Any
 
 from lmatrix.commands.admin_client import AdminClient
 from lmatrix.commands.subcommand import Subparsers
-from lmatrix.config import load_config
+from lmatrix.config.running import load_running
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -26,7 +26,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the rooms, one a line, or one room."""
-    client = AdminClient(load_config(arguments.config))
+    client = AdminClient(load_running(arguments.config))
     if arguments.room is not None:
         _print_one(client.get("rooms", arguments.room))
         return 0

@@ -9,7 +9,7 @@ type                                      what becomes of it
 ========================================= ==================================================================
 ``m.room.create``, ``m.room.hub``         silent: each side has its own
 :data:`~.interfaces.MIRROR`               silent
-``m.room.member``                         membership, name, avatar, reason; the user renamed
+``m.room.member``                         membership, name, avatar, reason; the user renamed. Silent for the bot
 ``m.room.power_levels``                   :mod:`lmatrix.replication.power`
 ``m.room.join_rules``                     ``restricted`` and ``private`` become ``invite``, ``knock_restricted`` becomes
                                           ``knock`` on the LM side, which knows no others
@@ -130,6 +130,8 @@ def to_dag(source: Source, names: Names, events: Mapping[str, str], context: Dag
 
 def to_lm(source: Source, names: Names, events: Mapping[str, str], context: DagContext) -> Translated | Silent:
     """A DAG event as an LM event; as :func:`to_dag`, the other way."""
+    if source.type == MEMBER and names.is_bot(source.state_key or ""):
+        return Silent()
 
     def powers(content: Mapping[str, Any]) -> JsonObject:
         return power_to_lm(content, names, context.creators)

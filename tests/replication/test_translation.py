@@ -130,13 +130,16 @@ class TranslationTests(SynchronousTestCase):
         content = {"membership": "join", "join_authorised_via_users_server": "@a:b", "third_party_invite": {}}
         self.assertEqual(inward("m.room.member", content, GHOST).content, {"membership": "join"})
         self.assertRaises(Unmappable, inward, "m.room.member", {"membership": "odd"}, GHOST)
-        self.assertRaises(Unmappable, inward, "m.room.member", {"membership": "join"}, f"@bridge:{US}")
 
     def test_each_side_has_its_own(self) -> None:
         """Create events, hubs and our own bookkeeping stay where they are, and are no loss."""
         for event_type in ("m.room.create", "m.room.hub", "org.lmatrix.mirror"):
             self.assertEqual(inward(event_type, {}, ""), Silent())
             self.assertEqual(outward(event_type, {}, ""), Silent())
+
+    def test_the_bot_is_not_there(self) -> None:
+        """That the bot is invited or comes is nothing that the LM side misses."""
+        self.assertEqual(inward("m.room.member", {"membership": "invite"}, f"@bridge:{US}"), Silent())
 
     def test_what_has_no_equivalent(self) -> None:
         """It is named, never silently dropped."""

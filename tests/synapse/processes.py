@@ -204,7 +204,10 @@ class SynapseTestCase(EndToEndTestCase):
         write_self_signed(certificate, key, ["localhost", "127.0.0.1"], datetime.datetime.now(datetime.UTC))
         settings = _settings(server_name, federation_port, client_port)
         if module:
-            settings["modules"] = [{"module": MODULE, "config": _module_settings()}]
+            (home / "admin.token").touch(0o600)
+            (home / "admin.token").write_text("only-for-tests-" + "x" * 32 + "\n", encoding="ascii")
+            (admin_port,) = free_ports(1)
+            settings["modules"] = [{"module": MODULE, "config": _module_settings(admin_port)}]
             settings["app_service_config_files"] = [str(home / "registration.yaml")]
             (home / "registration.yaml").write_text(yaml.safe_dump(_registration()), encoding="utf-8")
         place.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -276,8 +279,10 @@ _LOGGING = {
 }
 
 
-def _module_settings() -> dict[str, Any]:
+def _module_settings(admin_port: int) -> dict[str, Any]:
     return {
+        "listeners": [{"port": admin_port, "tls": False, "resources": ["admin", "health"]}],
+        "admin_token_path": "admin.token",
         "database": {"path": "lmatrix.db"},
         "federation": {"verify_certificates": False, "allow_private_addresses": True},
         "rate_limits": {"enabled": False},

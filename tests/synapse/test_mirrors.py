@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.end_to_end.client_user import ClientUser, place
+from tests.end_to_end.operator import run
 from tests.end_to_end.processes import eventually, reactor
 from tests.end_to_end.signing_client import Refused
 from tests.end_to_end.wire_events import JsonObject
@@ -162,6 +163,7 @@ class MirrorTests(SynapseTestCase):
         await self.over_ordinary_federation()
         await self.ordinary_clients()
         await self.killed()
+        await self.operated()
 
     async def room_of_lmatrix(self) -> None:
         """A room whose hub is an lmatrix server: Synapse's user gets an ordinary invite, and takes part like others."""
@@ -303,3 +305,37 @@ class MirrorTests(SynapseTestCase):
         await sees(alice, theirs_dag, *((ghost, text) for text in meanwhile))
         await sees(bob, theirs_lm, *((bob.user_id, text) for text in meanwhile))
         await sees(alice, ours_dag, (ghost, "welcome back"))
+
+    async def operated(self) -> None:
+        """What the operator sees: both mirrors are open, nothing was lost that could be carried over, both sides agree.
+
+        A room can be opened, and a user brought into a linearized room, without anybody's invite.
+        """
+        alice, bob = self.alice, self.bob
+        config = str(self.synapse.place.config)
+        for lm_room, dag_room in (self.theirs, self.ours):
+
+            async def agreed(room_id: str = dag_room) -> bool:
+                compared = await run("mirrors", config, "--compare", room_id)
+                return compared.status == 0 and "both sides agree" in compared.output
+
+            await eventually("both sides agree", agreed)
+            listed = (await run("mirrors", config)).output
+            self.assertIn(f"{lm_room} = {dag_room}  open", listed)
+        self.assertNotIn("not carried over", listed)
+        dag_room = await alice.create_room(preset="private_chat", name="Opened")
+        opening = ("mirrors", config, "--open", dag_room, "--user", alice.user_id, "--invite", bob.user_id)
+        opened = await run(*opening)
+        self.assertEqual(0, opened.status, opened.errors)
+        lm_room = opened.output.strip()
+        self.assertEqual(lm_room, await invited(bob))
+        public = await bob.create_room(preset="public_chat", name="Open to all")
+        via = ("--via", self.north.server_name)
+        entered = await run("mirrors", config, "--enter", public, "--user", alice.user_id, *via)
+        self.assertEqual(0, entered.status, entered.errors)
+        there = await invited(alice)
+        self.assertEqual(there, entered.output.strip())
+        await alice.join(there, self.synapse.server_name)
+        await member(bob, public, alice.user_id, "join")
+        refused = await run("mirrors", config, "--compare", "!nothing")
+        self.assertEqual((1, True), (refused.status, "is not mirrored" in refused.errors), refused)
