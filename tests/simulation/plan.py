@@ -100,7 +100,7 @@ class Plan:
         return attrs.evolve(self, steps=tuple(step for step in self.steps if step.number not in gone))
 
 
-PLANTS = ("lost", "order", "bytes", "standing", "refused", "twice", "pending", "owed", "leak")
+PLANTS = ("lost", "order", "bytes", "standing", "refused", "twice", "pending", "owed", "leak", "hanging")
 """Damage that can be done at the end of a run: each is named after the kind of violation that it must be found as."""
 
 V02 = "org.matrix.i-d.ralston-mimi-linearized-matrix.02"

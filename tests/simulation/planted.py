@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from tests.simulation.node import Node
 from tests.simulation.workload import Operation, Workload
 
@@ -104,6 +106,15 @@ def _pending(node: Node, operation: Operation) -> None:
 def _owed(node: Node, operation: Operation) -> None:
     _sql(node, "UPDATE delivery_cursors SET position = 0")
     _sql(node, "UPDATE server_spans SET until_position = NULL, since_position = 1")
+
+
+def _hanging(node: Node, operation: Operation) -> None:
+    assert node.process is not None
+
+    async def wait() -> None:
+        await Deferred()
+
+    node.process.rooms.rooms.__dict__["forgotten"] = Deferred.fromCoroutine(wait())
 
 
 def _leak(node: Node, operation: Operation) -> None:

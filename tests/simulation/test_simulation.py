@@ -14,16 +14,17 @@ from random import SystemRandom
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.__main__ import main
+from tests.simulation.census import size
 from tests.simulation.network import Weather
 from tests.simulation.plan import PLANTS, V02, Plan, Step, plan_of
 from tests.simulation.report import command, made_small, told
 from tests.simulation.shrink import shrunk
-from tests.simulation.simulation import Result, run
+from tests.simulation.simulation import Result, Simulation, run
 
 FIXED = (2, 4, 7, 10, 11, 14, 17, 24)
 """Among them: with and without a server that misbehaves, with many transfers, of the other room version."""
 
-FRESH_TURNS = 16_000
+FRESH_TURNS = 8_000
 """How much work the fresh seeds may be together, in turns of the simulated clock."""
 
 DAMAGED = 24
@@ -110,6 +111,36 @@ class DamageTests(SimulationTestCase):
         self.assertEqual(1, status)
         self.assertIn("1 seeds, 1 failed", printed.getvalue())
         self.assertIn(f"python -m tests.simulation --seed {DAMAGED} --plant leak", printed.getvalue())
+
+
+class GrowthTests(SimulationTestCase):
+    """Work leaves nothing behind in memory."""
+
+    def held_after(self, messages: int) -> dict[str, int]:
+        """How many objects each server holds when that many messages have been sent and everything is at rest."""
+        steps = tuple(Step(5.0 + number / 2, "message", number) for number in range(messages))
+        seconds = 10.0 + messages / 2
+        held: dict[str, int] = {}
+        with Simulation(Plan(5, 3, 2, False, 1, "I.1", seconds, Weather(), steps)) as simulation:
+            result = simulation.run()
+            self.assertEqual((frozenset(), messages), (result.kinds, result.done - self.others(simulation)))
+            for name, node in simulation.nodes.items():
+                assert node.process is not None
+                # These have bounds of their own, far above this.
+                for loaded in node.process.rooms.rooms._loaded.values():
+                    loaded.room.recent_lpdus.clear()
+                node.process.rooms.receiver._transactions._answered._seen.clear()
+                held[name] = size(node.process.server)
+        return held
+
+    def others(self, simulation: Simulation) -> int:
+        return sum(one.state == "done" and one.kind != "message" for one in simulation.workload.operations)
+
+    def test_no_growth(self) -> None:
+        """With 200 messages more a server holds not even 200 objects more: nothing is kept for each of them."""
+        few, many = self.held_after(100), self.held_after(300)
+        for name, held in many.items():
+            self.assertLess(held, few[name] + 200, name)
 
 
 class ShrinkTests(SynchronousTestCase):
