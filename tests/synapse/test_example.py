@@ -17,11 +17,13 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from lmatrix.demo.servers import Place
 from tests.end_to_end.client_user import ClientUser
+from tests.end_to_end.operator import run
 from tests.end_to_end.processes import RealServer, eventually, free_ports, reactor
 from tests.synapse.processes import SynapseTestCase
+from tests.synapse.test_mirrors import invited, member
 
 EXAMPLE = Path(__file__).parent.parent.parent / "synctl_example"
-PORTS = ("18448", "18449", "18008", "18009")
+PORTS = ("18448", "18449", "18450", "18008", "18009")
 SECRETS = re.compile(r".*\.(key|secret|token)|registration\.yaml")
 
 
@@ -95,3 +97,10 @@ class ExampleTests(SynapseTestCase):
         bob = ClientUser(place.client_url, self.http)
         await alice.register("alice")
         await bob.register("bob")
+        room_id = await bob.create_room(preset="private_chat", name="Two sides")
+        await bob.change(room_id, "invite", user_id=alice.user_id)
+        mirror = await invited(alice)
+        await alice.join(mirror, f"localhost:{self.ports['18448']}")
+        await member(bob, room_id, alice.user_id, "join")
+        listed = await run("mirrors", str(home / "homeserver.yaml"))
+        self.assertIn(f"{room_id} = {mirror}  open", listed.output, listed)
