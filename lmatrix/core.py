@@ -348,9 +348,14 @@ class _LateOutcomes:
     target: PendingOutcomes
 
     async def hub_answered(
-        self, hub_server: str, lpdus: Sequence[PendingLpdu], failed: Mapping[str, str], accepted: Mapping[str, str]
+        self,
+        hub_server: str,
+        lpdus: Sequence[PendingLpdu],
+        failed: Mapping[str, str],
+        accepted: Mapping[str, str],
+        misdirected: Mapping[str, str],
     ) -> None:
-        await self.target.hub_answered(hub_server, lpdus, failed, accepted)
+        await self.target.hub_answered(hub_server, lpdus, failed, accepted, misdirected)
 
 
 class _LateRooms:

@@ -425,8 +425,8 @@ class DestinationQueue:
 
     def _succeeded(self, outgoing: Outgoing, answer: Mapping[str, Any]) -> None:
         self._let_go(outgoing)
-        # What another hub should get is not refused: it stays pending until we know that hub, and sign it for it. What
-        # is to be sent again is not refused either.
+        # What another hub should get is not refused: it stays pending until we know that hub, and sign it for it (or
+        # until the rooms say that we never shall). What is to be sent again is not refused either.
         failed = {
             event_id: entry["error"]
             for event_id, entry in answer["failed_pdus"].items()
@@ -467,6 +467,11 @@ class DestinationQueue:
                     event_id: made
                     for event_id, made in answer[ACCEPTED].items()
                     if event_id in lpdu_ids and event_id not in failed
+                },
+                {
+                    event_id: entry["error"]
+                    for event_id, entry in answer["failed_pdus"].items()
+                    if event_id in lpdu_ids and entry.get("errcode") == WRONG_SERVER
                 },
             )
         self._settling.delivered(attrs.evolve(outgoing, reached=taken), answers)

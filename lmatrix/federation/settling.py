@@ -49,11 +49,13 @@ class LpduAnswers:
         lpdus: those that it answered for.
         failed: LPDU event ID → the reason.
         accepted: LPDU event ID → event ID of the PDU made from it.
+        misdirected: LPDU event ID → the words of a server that is not the hub.
     """
 
     lpdus: Sequence[PendingLpdu]
     failed: Mapping[str, str]
     accepted: Mapping[str, str]
+    misdirected: Mapping[str, str]
 
 
 class Settling:
@@ -248,7 +250,9 @@ class Settling:
 
     async def _hand_on_one(self, answers: LpduAnswers) -> None:
         try:
-            await self._outcomes.hub_answered(self._destination, answers.lpdus, answers.failed, answers.accepted)
+            await self._outcomes.hub_answered(
+                self._destination, answers.lpdus, answers.failed, answers.accepted, answers.misdirected
+            )
         except CancelledError:
             raise
         except Exception:

@@ -153,7 +153,7 @@ class RoomsFloor:
         inviter = Inviter(identity, checker, keyring, peers, invitations, policies)
         transfer = HubTransfer(identity, rooms, checker, peers, policies, clock)
         resender = Resender(identity, rooms, hub, outbox, database, stores.pending_lpdus, clock)
-        outbox.attach(resender.stored)
+        outbox.attach(resender.stored, rooms.takes_part)
         recovery = Recovery(
             identity,
             rooms,

@@ -554,5 +554,8 @@ class PendingOutcomes(Protocol):
         lpdus: Sequence[PendingLpdu],
         failed: Mapping[str, str],
         accepted: Mapping[str, str],
+        misdirected: Mapping[str, str],
     ) -> None:
-        """``failed``: LPDU event ID → reason; ``accepted``: LPDU event ID → event ID. Those in neither stay pending."""
+        """``failed``: LPDU event ID → reason; ``accepted``: LPDU event ID → event ID; ``misdirected``: LPDU event ID →
+        the words of a server that is not the room's hub. Those in none of them stay pending.
+        """

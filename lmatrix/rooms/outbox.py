@@ -7,7 +7,7 @@ first. The echo may overtake the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -63,12 +63,19 @@ class Outbox:
         self._clock = clock
         self._server_name = server_name
         self._stored: Callable[[str, str], None] = lambda room_id, hub_server: None
+        self._takes_part: Callable[[str], Awaitable[bool]] | None = None
         self._expected: dict[str, _Expected] = {}
         self._ids: dict[tuple[str, str, str], str] = {}
 
-    def attach(self, stored: Callable[[str, str], None]) -> None:
-        """Complete the circle: who is told, with room ID and hub, that another LPDU is on disk."""
+    def attach(self, stored: Callable[[str, str], None], takes_part: Callable[[str], Awaitable[bool]]) -> None:
+        """Complete the circle.
+
+        Args:
+            stored: told, with room ID and hub, that another LPDU is on disk.
+            takes_part: whether this server has a user in a room.
+        """
         self._stored = stored
+        self._takes_part = takes_part
 
     async def send(self, lpdu: Lpdu, hub_server: str, client_transaction: tuple[str, str, str] | None) -> str:
         """Send an LPDU and wait for what becomes of it.
@@ -160,6 +167,7 @@ class Outbox:
         lpdus: Sequence[PendingLpdu],
         failed: Mapping[str, str],
         accepted: Mapping[str, str],
+        misdirected: Mapping[str, str],
     ) -> None:
         """What a hub answered for a transaction of LPDUs (called by the delivery).
 
@@ -168,6 +176,7 @@ class Outbox:
         """
         ids = [lpdu.lpdu_event_id for lpdu in lpdus]
         refused = {lpdu_id: failed[lpdu_id] for lpdu_id in ids if lpdu_id in failed}
+        refused |= await self._hopeless([lpdu for lpdu in lpdus if lpdu.lpdu_event_id in misdirected], misdirected)
         taken = {lpdu_id: accepted[lpdu_id] for lpdu_id in ids if lpdu_id in accepted and lpdu_id not in refused}
         if not refused and not taken:
             return
@@ -185,6 +194,18 @@ class Outbox:
             self._resolve(lpdu_id, SendFailed(reason, refused=True))
         for lpdu_id, event_id in taken.items():
             self._resolve(lpdu_id, event_id)
+
+    async def _hopeless(self, misdirected: Sequence[PendingLpdu], reasons: Mapping[str, str]) -> dict[str, str]:
+        """Of LPDUs that did not reach a hub those that never will, with the reason.
+
+        Who has no user in a room any more hears of no change of its hub. Nobody has put what is still pending into the
+        order, or we would have it: we were sent everything up to our last user's leaving, and nobody takes it after
+        that.
+        """
+        if self._takes_part is None:
+            return {}
+        gone = {room_id for room_id in {lpdu.room_id for lpdu in misdirected} if not await self._takes_part(room_id)}
+        return {lpdu.lpdu_event_id: reasons[lpdu.lpdu_event_id] for lpdu in misdirected if lpdu.room_id in gone}
 
     async def replace(self, anew: Sequence[tuple[PendingLpdu, Lpdu]], hub_server: str) -> None:
         """The same events, signed for another hub: they take the places of the pending ones, in this order, also for

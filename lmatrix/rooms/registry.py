@@ -119,6 +119,14 @@ class Rooms:
             return set()
         return set() if room is None else room.destinations()
 
+    async def takes_part(self, room_id: str) -> bool:
+        """Whether this server has a user in the room."""
+        try:
+            room = await self.load(room_id)
+        except UnsupportedRoomVersion:
+            return False
+        return room is not None and room.is_participating
+
     async def reload(self, room_id: str) -> LoadedRoom:
         """Read the room anew, after a join wrote, or may have written, a fresh snapshot past its sequencer. What was in
         memory is forgotten in any case.

@@ -161,7 +161,7 @@ class Resender:
             raise
         except LMatrixError as error:
             await self._outbox.hub_answered(
-                self._identity.server_name, [pending], {pending.lpdu_event_id: str(error)}, {}
+                self._identity.server_name, [pending], {pending.lpdu_event_id: str(error)}, {}, {}
             )
         else:
             self._outbox.resolved(pending.lpdu_event_id, sequenced.event_id)

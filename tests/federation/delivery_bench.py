@@ -139,6 +139,7 @@ class Outcomes:
         lpdus: Sequence[PendingLpdu],
         failed: Mapping[str, str],
         accepted: Mapping[str, str],
+        misdirected: Mapping[str, str],
     ) -> None:
         if self.fail_next:
             self.fail_next -= 1

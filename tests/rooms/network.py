@@ -448,12 +448,12 @@ class Server:
         answer = self._transaction(hub, [parse(lpdu.canonical) for lpdu in lpdus])
         if answer is None:
             return False
-        failed = {
-            event_id: one["error"]
-            for event_id, one in answer["failed_pdus"].items()
-            if one.get("errcode") != "M_WRONG_SERVER"
-        }
-        done(self.floor.outbox.hub_answered(hub, lpdus, failed, answer.get("org.lmatrix.accepted", {})))
+        failed: dict[str, str] = {}
+        misdirected: dict[str, str] = {}
+        for event_id, one in answer["failed_pdus"].items():
+            (misdirected if one.get("errcode") == "M_WRONG_SERVER" else failed)[event_id] = one["error"]
+        accepted = answer.get("org.lmatrix.accepted", {})
+        done(self.floor.outbox.hub_answered(hub, lpdus, failed, accepted, misdirected))
         return True
 
     def _deliver_edus(self, destination: str) -> bool:

@@ -96,7 +96,7 @@ class OutboxTests(NetworkTestCase):
         self.hub.deliver_once()
         event_id = self.successResultOf(sending)
         self.assertEqual(0, self.pending())
-        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, answer["org.lmatrix.accepted"]))
+        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, answer["org.lmatrix.accepted"], {}))
         self.assertEqual({lpdu.lpdu_event_id: event_id}, answer["org.lmatrix.accepted"])
 
     def test_a_hub_that_does_not_name_the_event(self) -> None:
@@ -104,11 +104,27 @@ class OutboxTests(NetworkTestCase):
         sending = self.north.send(self.room_id, self.bob, "hello")
         [lpdu] = result_of(self.north.database.read(lambda tx: self.north.pending.for_hub(tx, self.hub.name, 0, 9)))
         self.hub.receive(self.north.name, "t", [dict(parse(lpdu.canonical))])
-        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, {}))
+        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, {}, {}))
         self.assertNoResult(sending)
         self.assertEqual(1, self.pending())
         self.hub.deliver_once()
         self.assertEqual(self.hub.log(self.room_id)[-1].event_id, self.successResultOf(sending))
+        self.assertEqual(0, self.pending())
+
+    def test_who_has_left_hears_of_no_other_hub(self) -> None:
+        """What did not reach a hub waits for another one while we are in the room, and is refused when we are not."""
+        sending = self.north.send(self.room_id, self.bob, "late")
+        [lpdu] = result_of(self.north.database.read(lambda tx: self.north.pending.for_hub(tx, self.hub.name, 0, 9)))
+        words = {lpdu.lpdu_event_id: "the hub is another one"}
+        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, {}, words))
+        self.assertNoResult(sending)
+        self.assertEqual(1, self.pending())
+        done(self.hub.floor.local_users.membership(self.room_id, self.alice, self.bob, "leave", None))
+        self.hub.deliver_once()
+        done(self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {}, {}, words))
+        error = self.failureResultOf(sending, SendFailed).value
+        self.assertTrue(error.refused)
+        self.assertIn("another one", str(error))
         self.assertEqual(0, self.pending())
 
     def test_a_client_transaction_is_carried_out_once(self) -> None:
@@ -149,7 +165,7 @@ class OutboxTests(NetworkTestCase):
         again = self.north.send(self.room_id, self.bob, "hello", "txn")
         for _ in range(20):
             self.network.clock.advance(1)  # half-way: a read has seen what it sees
-            refusing = self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {lpdu.lpdu_event_id: "no"}, {})
+            refusing = self.north.floor.outbox.hub_answered(self.hub.name, [lpdu], {lpdu.lpdu_event_id: "no"}, {}, {})
             Deferred.fromCoroutine(refusing).addErrback(lambda _: None)
             self.network.clock.advance(0)
         self.network.clock.advance(PATIENCE_SECONDS)

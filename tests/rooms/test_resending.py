@@ -99,7 +99,7 @@ class ResendingTests(SynchronousTestCase):
             self.store,
             self.clock,
         )
-        self.outbox.attach(self.resender.stored)
+        self.outbox.attach(self.resender.stored, self.takes_part)
 
     def lpdu(self, body: str) -> Lpdu:
         return build_lpdu(
@@ -116,6 +116,9 @@ class ResendingTests(SynchronousTestCase):
 
     def send(self, body: str) -> Deferred[str]:
         return Deferred.fromCoroutine(self.outbox.send(self.lpdu(body), self.rooms.room.hub_server, None))
+
+    async def takes_part(self, room_id: str) -> bool:
+        return True
 
     def move(self, hub: str) -> None:
         """The room has another hub from now on, and the resender hears of it."""
@@ -172,7 +175,9 @@ class ResendingTests(SynchronousTestCase):
         self.assertEqual([("late", "second.example")], self.pending_for())
         [one] = self.pending()
         accepted = {one.lpdu_event_id: "$made"}
-        Deferred.fromCoroutine(self.outbox.hub_answered("second.example", [one], {}, accepted)).addErrback(self.fail)
+        Deferred.fromCoroutine(self.outbox.hub_answered("second.example", [one], {}, accepted, {})).addErrback(
+            self.fail
+        )
         self.pass_time(1)
         self.assertEqual("$made", self.successResultOf(sending))
 

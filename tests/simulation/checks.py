@@ -261,25 +261,14 @@ class Ending:
             if not any(json.loads(canonical)["hashes"].get("sha256") == content_hash for (canonical,) in joins):
                 yield Violation("lost", f"{hub} let somebody into {room_id} by an event that is gone")
 
-    def _has_left(self, name: str, room_id: str, asked: str) -> bool:
-        """Whether a server has no user in a room any more, whose hub is another than the one that it asks."""
-        views = self.rooms().get(room_id, {})
-        hub = next((server for server, room in views.items() if room.is_hub), None)
-        return hub is not None and hub != asked and views[hub].joined_per_server[name] == 0
-
     # -- Rest ----------------------------------------------------------------------------------------------------------
 
     def _at_rest(self, name: str) -> Iterator[Violation]:
         """Nothing is owed, pending or going on at a server, and its memory agrees with its disk."""
         process = self._process(name)
         disk, stores = process.disk, self._stores
-        # Who has left a room does not hear of it when its hub changes, and goes on asking the old one what became of
-        # what was said before: nobody else is concerned, and nobody waits for it.
-        asks_in_vain = False
         for room_id, hub, lpdu in disk.look("SELECT room_id, hub_server, lpdu_event_id FROM pending_lpdus"):
-            if self._has_left(name, room_id, hub):
-                asks_in_vain = True
-            elif room_id not in self._watch.tainted and hub in self._nodes:
+            if room_id not in self._watch.tainted and hub in self._nodes:
                 yield Violation("pending", f"{name} still has {lpdu} for {hub} in {room_id}")
         for destination in disk.now(stores.delivery.all_owing):
             if destination in self._nodes:
@@ -295,12 +284,12 @@ class Ending:
                 yield Violation("memory", f"{name} has {room_id} at another head in memory than on disk")
             elif _state_of(there) != _state_of(fresh) or +there.joined_per_server != +fresh.joined_per_server:
                 yield Violation("memory", f"{name} has another state of {room_id} in memory than on disk")
-        if not self._watch.tainted and not asks_in_vain:
+        if not self._watch.tainted:
             for one in waiting(process.server):
                 yield Violation("hanging", f"{name} has come to rest, and there waits {one}")
         for what, left in _leftovers(process):
             # Of a room whose hub has lied there may be something that is never accepted, and tried for ever.
-            if not (self._watch.tainted or asks_in_vain) or what not in (THE_DELIVERY, ALARMS):
+            if not self._watch.tainted or what not in (THE_DELIVERY, ALARMS):
                 yield Violation("leak", f"{name}: {what} holds {left}")
 
 
