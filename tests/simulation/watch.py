@@ -143,7 +143,8 @@ class Watch:
         """A line of the log: failures that nobody meant to happen."""
         failure = event.get("log_failure")
         if failure is None:
-            if event.get("log_level") is LogLevel.critical:
+            # Whoever has lied in a room as its hub is found out by the program that he misuses, too.
+            if event.get("log_level") is LogLevel.critical and event.get("room_id") not in self.tainted:
                 self.violated("log", formatEvent(event))
             return
         ours = failure.check(StorageFailed, Overloaded, ShuttingDown) and event.get("log_namespace") != "log_legacy"
